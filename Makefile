@@ -14,7 +14,7 @@ VENV_CLIENTS := .venv-clients
 # interpreters look for the package as a folder: link it where they look.
 LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
 
-.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz bench web wheel clean soak
+.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz soak bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12

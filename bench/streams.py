@@ -2,11 +2,14 @@
 
     python bench/streams.py tiny --device cpu --precision q4         # until it refuses one
     python bench/streams.py ARTIFACT --streams 64,128,256 --seconds 600   # on a CUDA device
+    python bench/streams.py tiny --device cpu --precision q4 --flush 3 --out flush.json
 
 One thread feeds every stream 80 ms of sound every 80 ms, another takes tokens. For each number
 of streams, given or doubled until the engine refuses one, figures are of all ticks and tokens of
 the last `--seconds`. A tick lasts from when it was due until its tokens were decoded; the latency
-of a token, from the arrival of the last sample that it depends on until it can be read. Streams of
+of a token, from the arrival of the last sample that it depends on until it can be read. With
+`--flush`, every eighth stream is flushed so often, and the latencies are those of the others; a
+flush lasts until all words before it can be read. Streams of
 less than the context have shorter caches than long ones, whose cost the engine's own measurement
 at the start tells. ARTIFACT is an export of twin.py's random checkpoint, or made by skeleton.py.
 """
@@ -40,6 +43,12 @@ class Fed:
         self.stream, self.sound = stream, np.roll(sound, -shift)
         self.arrivals: list[float] = []  # of all pieces, each as long as a token
         self.taken = 0  # tokens
+        self.flushes: list[tuple[int, float]] = []  # tokens when all words are there; when it began
+
+    def flush(self) -> None:
+        """Let the words so far come."""
+        began = perf_counter()
+        self.flushes.append((self.stream.flush(), began))
 
     def feed(self, samples: int) -> None:
         """Feed the next piece."""
@@ -48,8 +57,18 @@ class Fed:
         self.stream.feed(self.sound[at : at + samples])
 
 
-def run_streams(engine: Engine, count: int, seconds: float, sound: np.ndarray) -> dict[str, Any]:
-    """Feed so many streams for a while in real time, and return figures."""
+def run_streams(
+    engine: Engine, count: int, seconds: float, sound: np.ndarray, flush: float = 0.0
+) -> dict[str, Any]:
+    """Feed so many streams for a while in real time, and return figures.
+
+    Args:
+        engine: in which they are opened.
+        count: of streams.
+        seconds: for which they run.
+        sound: that each is fed, from another place on.
+        flush: seconds from one flush to the next of every eighth stream; 0 for none.
+    """
     # Open them in the course of a tick, as they come
     manifest = engine.transcriber.manifest
     audio, rules = manifest.config.audio, manifest.streaming
@@ -57,13 +76,17 @@ def run_streams(engine: Engine, count: int, seconds: float, sound: np.ndarray) -
     delay = engine.transcriber.num_delay_tokens
     pieces_needed = delay + -(-rules.look_ahead_samples // per_token)  # after a token's own
     streams = [Fed(engine.open(), sound, 997 * i) for i in range(count)]
+    flushed = streams[::8] if flush else []
     is_over, latencies, num_behind = threading.Event(), list[float](), [0]
+    flush_seconds = list[float]()
 
     def feed() -> None:
-        due = perf_counter()
+        due, every = perf_counter(), round(flush / step) if flush else 0
         while not is_over.is_set():
-            for each in streams:
+            for i, each in enumerate(streams):
                 each.feed(per_token)
+                if each in flushed and (len(each.arrivals) + 5 * i) % every == 0:
+                    each.flush()
             due += step
             num_behind[0] += perf_counter() > due
             sleep(max(0.0, due - perf_counter()))
@@ -73,9 +96,12 @@ def run_streams(engine: Engine, count: int, seconds: float, sound: np.ndarray) -
             for each in streams:
                 while len(each.stream.events):
                     next(each.stream.events)
-                    last_needed = each.arrivals[each.taken + pieces_needed]
-                    latencies.append(perf_counter() - last_needed)
+                    if each not in flushed:
+                        last_needed = each.arrivals[each.taken + pieces_needed]
+                        latencies.append(perf_counter() - last_needed)
                     each.taken += 1
+                while each.flushes and each.flushes[0][0] <= each.taken:
+                    flush_seconds.append(perf_counter() - each.flushes.pop(0)[1])
             sleep(0.002)
 
     # Let them run, and look at the last seconds
@@ -97,17 +123,21 @@ def run_streams(engine: Engine, count: int, seconds: float, sound: np.ndarray) -
         each.stream.close()
     while engine.metrics.streams:
         sleep(0.01)
+    percentiles = {
+        name: {k: round(1000 * float(np.percentile(each, q)), 1) for k, q in PERCENTS.items()}
+        for name, each in (("latency_ms", found), ("flush_ms", flush_seconds))
+        if each
+    }
     return {
         "streams": count,
+        "flushes": len(flush_seconds),
         "seconds": round(took, 1),
         "ticks": num_ticks,
         "tick_ms": {k: round(float(np.percentile(durations, q)), 1) for k, q in PERCENTS.items()},
         "late_ticks": after.late_ticks - before.late_ticks,
         "tokens": len(found),
-        "tokens_expected": int(count * took / step),
-        "latency_ms": {
-            k: round(1000 * float(np.percentile(found, q)), 1) for k, q in PERCENTS.items()
-        },
+        "tokens_expected": int((count - len(flushed)) * took / step),
+        **percentiles,
         "encode_ms_a_tick": round(
             1000 * (after.encode_seconds - before.encode_seconds) / max(1, num_ticks), 2
         ),
@@ -128,6 +158,7 @@ def main(
     context: Annotated[int, typer.Option(help="Positions that a stream sees.")] = 1024,
     tick: Annotated[int, typer.Option(help="80 or 160 ms.")] = 80,
     seconds: Annotated[float, typer.Option(min=1.0, help="For each number.")] = 30.0,
+    flush: Annotated[float, typer.Option(help="Seconds between flushes of a stream.")] = 0.0,
     out: harness.Out = harness.RESULTS / "streams.json",
 ) -> None:
     """Measure live streams in an engine."""
@@ -158,7 +189,9 @@ def main(
             while True:
                 results["load_average"] = describe_machine()["load_average"]
                 try:
-                    results["results"].append(run_streams(engine, count, seconds, sound))
+                    for each in {0.0, flush}:
+                        figures = run_streams(engine, count, seconds, sound, each)
+                        results["results"].append(figures)
                 except DeviceError as error:
                     results["refused"] = {"streams": count, "reason": str(error)}
                     break

@@ -84,6 +84,7 @@ def transcribe_live(
     from ..memory import peak_memory
     from ..runtime.live.events import StreamWarning
     from ..runtime.live.session import StreamSession
+    from ..runtime.live.turns import TurnRules
     from ..runtime.text.captions import Recording, render
     from ..runtime.text.segments import Segment, within
     from ..runtime.tokens import Token
@@ -117,7 +118,7 @@ def transcribe_live(
         elif isinstance(event, Token) and shows_words:
             screen.show(event.text)
 
-    session = StreamSession(stream, show, speech_filter)
+    session = StreamSession(stream, show, speech_filter, TurnRules() if stream_json else None)
     metrics = session.metrics
     broken: VoxtralOnnxError | None = None
     with _closing(journal):
@@ -229,15 +230,26 @@ def _signals_stop(capture: Capture) -> Iterator[list[signal.Signals]]:
 
 def _event_values(event: Event) -> dict[str, object]:
     """Return an event of a live stream as `--stream-json` writes it."""
-    from ..runtime.live.events import Silence, StreamWarning
+    from ..runtime.live import events
     from ..runtime.text.captions import segment_values
     from ..runtime.text.segments import Segment
+    from ..runtime.tokens import Token
 
     match event:
         case Segment():
             return {"type": "group", **segment_values(event)}
-        case Silence():
+        case Token():
+            return {"type": "partial", "end": round(event.end, 3), "text": event.text}
+        case events.Silence():
             return {"type": "silence", "start": round(event.start, 3)}
-        case StreamWarning():
+        case events.StreamWarning():
             return {"type": "notice", "text": event.text}
-    return {"type": "partial", "end": round(event.end, 3), "text": event.text}
+        case events.TurnEnd():
+            return {"type": "turn_end", "time": round(event.time, 3), "reason": event.reason}
+    names = {
+        events.SpeechStart: "speech_start",
+        events.TurnStart: "turn_start",
+        events.TurnEagerEnd: "turn_eager_end",
+        events.TurnResume: "turn_resume",
+    }
+    return {"type": names[type(event)], "time": round(event.time, 3)}

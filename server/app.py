@@ -77,8 +77,9 @@ def build_app(
     routers = [Health(engines, lack).router]
     if engines:
         routers.append(OpenAIRest(engines, model_name).router)
-        app.include_router(Realtime(engines, names_of(model_name), dialect).router)
-        app.include_router(MistralRoute(engines, names_of(model_name)).router)
+        names = names_of(model_name)
+        app.include_router(Realtime(engines, names, dialect).router)
+        app.include_router(MistralRoute(engines, names).router)
     for router in routers:
         app.include_router(router)
 

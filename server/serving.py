@@ -168,7 +168,9 @@ class DrainingServer(uvicorn.Server):
         num_open = engines.num_open + len(engines.live) if engines else 0
         if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
             if engines and num_open:
-                log.warning("recordings and streams that are ended with an error: %d", num_open)
+                log.warning(
+                    "recordings and live connections that are ended with an error: %d", num_open
+                )
                 engines.stop()
             # For downloads, and answers on their way
             left = max(LAST_SECONDS, self._ends_at - time.monotonic())

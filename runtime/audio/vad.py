@@ -56,12 +56,17 @@ class Energy:
     QUIETEST = -80.0  # dBFS: nothing below is speech or noise
     MEMORY_SECONDS = 6
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, learning_seconds: int = MEMORY_SECONDS):
+        """Begin a stream.
+
+        Args:
+            sample_rate: of its samples, in Hz.
+            learning_seconds: for which nothing is known of the noise.
+        """
         self.frame = sample_rate // 50  # 20 ms
         self._powers = deque[float](maxlen=5)
-        # Least power of each second
-        self._minima = deque([0.0] * self.MEMORY_SECONDS, maxlen=self.MEMORY_SECONDS)
-        self._minimum, self._frames = np.inf, 0
+        self._minima = deque[float](maxlen=self.MEMORY_SECONDS)  # least power of each second
+        self._minimum, self._frames, self._learning = np.inf, 0, 50 * learning_seconds
 
     def score(self, samples: np.ndarray) -> float:
         """Return the level of the next frame, float32 [frame], above the noise, in decibels."""
@@ -72,7 +77,8 @@ class Energy:
         if self._frames % 50 == 0:
             self._minima.append(self._minimum)
             self._minimum = np.inf
-        noise = min(*self._minima, self._minimum)
+        is_known = self._frames >= self._learning
+        noise = min(*self._minima, self._minimum) if is_known else 0.0
         return _decibels(power, self.QUIETEST) - _decibels(noise, self.QUIETEST)
 
 

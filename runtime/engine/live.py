@@ -3,7 +3,8 @@
 In each tick the encoder takes the next tokens of all streams that have some, and the decoder
 follows. A tick lasts as long as a token of audio, or two, when there is much to do; with little to
 do the next one comes sooner, and so does text. A stream of which more has come than a tick takes,
-because the machine or the network was slow, catches up in ticks between.
+because it was flushed, or the machine or the network was slow, catches up in calls between, as far
+as the time until the next tick is known to suffice for them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ..model import LoadedModel
 from .live_encoder import LiveEncoder
 from .recording import Recording
 
-CATCH_UP = 16  # tokens of all streams together that a tick may take if they are few
+CATCH_UP = 16  # tokens that a call may take of all streams together that catch up
+FORGET = 0.8  # of what a call has taken stays known when later ones take less
 LEAST_PAUSE = 0.01  # seconds from one tick to the next
 REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts
 RECENT_TICKS = 4096  # whose durations are kept
@@ -67,6 +69,22 @@ class LiveRecording(Recording):
         """Return how many samples wait to be encoded."""
         return len(self.samples) + self._num_fed
 
+    def tokens_waiting(self, model: LoadedModel) -> int:
+        """Return how many tokens can be encoded now."""
+        with self._feed_lock:
+            if self.is_ending:
+                return self._last_place(model, self.num_samples) - self.num_encoded
+            rules = model.manifest.streaming
+            around = rules.look_back_samples + rules.look_ahead_samples
+            per_token = model.manifest.config.audio.samples_per_token
+            return max(0, (self.num_waiting - around) // per_token)
+
+    def _last_place(self, model: LoadedModel, num_samples: int) -> int:
+        """Return the place behind the last token, when so many samples are all."""
+        rules, audio = model.manifest.streaming, model.manifest.config.audio
+        pads = self.num_delay_tokens + rules.right_pad_tokens
+        return rules.left_pad_tokens + -(-num_samples // audio.samples_per_token) + pads - 1
+
     def next_samples(self, model: LoadedModel, most: int) -> np.ndarray | None:
         """Return the samples of the next tokens, at most so many, with those around them.
 
@@ -88,8 +106,7 @@ class LiveRecording(Recording):
 
         # Go on with silence at the end, as `Stream.finish` does
         if is_ending:
-            pads = self.num_delay_tokens + rules.right_pad_tokens
-            end = rules.left_pad_tokens + -(-num_samples // per_token) + pads - 1
+            end = self._last_place(model, num_samples)
             available = end - self.num_encoded
             lacking = min(available, most) * per_token + margin - len(self.samples)
             if lacking > 0:
@@ -152,7 +169,12 @@ class Ticker:
         self._due = self._began = perf_counter()  # of the next tick, and of the last
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
         self._pause = self.seconds  # from one tick to the next
-        self.is_behind = False  # more has come than the last tick took
+        self._behind: list[LiveRecording] = []  # of which more had come than the last call took
+        self._has_caught_up = False  # since the last tick
+        # Since when the last call between ticks runs, its streams and its tokens of each
+        self._call: tuple[float, int, int] | None = None
+        self._decoding: tuple[float, int, int] | None = None  # the same, once it is encoded
+        self._costs = dict[int, float]()  # seconds of a token, by the bits of how many streams
 
     @property
     def encoder(self) -> LiveEncoder:
@@ -221,29 +243,58 @@ class Ticker:
         """Return the time until the next tick; None if there is nothing to encode."""
         return max(0.0, self._due - perf_counter()) if self.recordings else None
 
+    @property
+    def may_catch_up(self) -> bool:
+        """Return whether there is something to catch up with, and time before the next tick.
+
+        A token a tick is caught up with even if there is none.
+        """
+        left = self._due - perf_counter()
+        is_first = not self._has_caught_up
+        return bool(self._behind) and (is_first or left >= self._cost(len(self._behind)))
+
+    def _cost(self, count: int) -> float:
+        """Return how long a token of so many streams takes, by what earlier calls have taken."""
+        bits = count.bit_length()
+        if bits in self._costs or not self._costs:
+            return self._costs.get(bits, 0.0)
+        nearest = min(self._costs, key=lambda known: abs(known - bits))
+        return self._costs[nearest] * 2.0 ** max(0, bits - nearest)
+
     def choose(self) -> dict[LiveRecording, np.ndarray]:
         """Return the samples that the next call encodes, by recording."""
-        # Choose how much of each is taken; a lone stream catches up in larger calls
+        # Find what has come, and what is to be caught up with
         recordings = self._settle()
-        now = perf_counter()
-        most = max(self.tick_tokens, CATCH_UP // max(1, len(recordings)))
-        most = min(most, self.encoder.max_tokens)
+        now, tick = perf_counter(), self.tick_tokens
+        left, is_due = self._due - now, now >= self._due
+        waiting = {each: each.tokens_waiting(self.model) for each in recordings}
+        if not is_due:
+            waiting = {each: waiting[each] for each in self._behind if each in waiting}
+        waiting = {each: tokens for each, tokens in waiting.items() if tokens > 0}
+        is_late = not is_due or all(tokens > tick for tokens in waiting.values())
+
+        # Take as much of each as others do not have to wait for
+        most, cost = tick, self._cost(len(waiting))
+        if is_late and waiting and (is_due or cost):
+            most = CATCH_UP // len(waiting)
+            most = most if is_due else min(most, int(left / cost))
+        most = max(1 if not is_due else tick, min(most, self.encoder.max_tokens))
         chosen = dict[LiveRecording, np.ndarray]()
-        for each in recordings:
+        for each in waiting:
             samples = each.next_samples(self.model, most)
             if samples is not None:
                 chosen[each] = samples
 
         # Plan the next tick, and what is to be caught up with before
-        audio, rules = self.model.manifest.config.audio, self.model.manifest.streaming
-        margin = rules.look_back_samples + rules.look_ahead_samples
-        tick = self.tick_tokens * audio.samples_per_token
-        self.is_behind = any(
-            each.num_waiting >= margin + tick or (each.is_ending and each.num_places is None)
-            for each in chosen
-        )
+        self._behind = [
+            each
+            for each, tokens in waiting.items()
+            if tokens - most >= tick or (each.is_ending and tokens > most)
+        ]
+        self._has_caught_up = not is_due
+        self._call = None if is_due or not chosen else (now, len(chosen), most)
         self._began = now
-        if now >= self._due:
+        if is_due:
             pause = self._pause if chosen else LEAST_PAUSE
             self._began, self._due = self._due, max(self._due + pause, now)
         return chosen
@@ -263,6 +314,7 @@ class Ticker:
 
     def note_encoded(self) -> None:
         """Note that the decoder has what was chosen."""
+        self._decoding, self._call = self._call, None
         if self._pending is None:
             self._pending = self._began
 
@@ -276,6 +328,10 @@ class Ticker:
 
     def note_decoded(self) -> None:
         """Count a tick whose tokens are all decoded."""
+        if self._decoding is not None:
+            (began, count, tokens), self._decoding = self._decoding, None
+            bits, cost = count.bit_length(), (perf_counter() - began) / tokens
+            self._costs[bits] = max(cost, FORGET * self._costs.get(bits, cost))
         if self._pending is not None:
             seconds, self._pending = perf_counter() - self._pending, None
             self._pause = min(self.seconds, max(LEAST_PAUSE, REST * seconds))

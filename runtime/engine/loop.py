@@ -296,7 +296,7 @@ class EngineLoop:
         ticker = self.ticker
         if ticker is None:
             return False
-        return ticker.seconds_left() == 0 or (ticker.is_behind and not is_live)
+        return ticker.seconds_left() == 0 or (ticker.may_catch_up and not is_live)
 
     def _tick(self) -> None:
         """Encode what has come of live recordings; if that fails, those of the call are lost."""

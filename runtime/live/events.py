@@ -39,7 +39,7 @@ class TurnStart:
 
 @dataclass(frozen=True, slots=True)
 class TurnEagerEnd:
-    """A pause that is likely to be the end of a turn, before its last words may have come."""
+    """A pause that is likely to be the end of a turn with words, of which some are yet to come."""
 
     time: float  # in seconds, where the pause began
 

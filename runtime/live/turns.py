@@ -21,6 +21,7 @@ from ..tokens import Token
 from .events import SpeechStart, Turn, TurnEagerEnd, TurnEnd, TurnResume, TurnStart
 
 EAGER = 0.5  # of the silence that ends a turn, after which its end is likely
+LEARNING_SECONDS = 1  # what the noise is; till then every sound may be speech
 LEAST_SOUND = 0.06  # seconds: a shorter sound is a click
 
 
@@ -56,7 +57,7 @@ class TurnDetector:
             report: called with each event.
         """
         self.rules, self._report, self._rate = rules, report, sample_rate
-        self._detector = Energy(sample_rate)
+        self._detector = Energy(sample_rate, LEARNING_SECONDS)
         self._frame = self._detector.frame
         self._rest = np.zeros(0, np.float32)  # less than a frame
 
@@ -74,6 +75,7 @@ class TurnDetector:
         self._waiting = deque[tuple[_Reached | None, Turn]]()  # events, and until which token
         self._start: float | None = None  # reported, of a turn whose end is not
         self._has_words = False
+        self._early: TurnEagerEnd | None = None  # before the first word has come
         self._text_end = 0.0  # of the last text
 
     # What the sound says
@@ -171,6 +173,9 @@ class TurnDetector:
             assert self._start is not None
             self._has_words = True
             self._report(TurnStart(max(self._start, word)))
+            if self._early:
+                self._report(self._early)
+                self._early = None
         self._text_end = token.end
 
     def end_token(self, token: Token) -> None:
@@ -212,8 +217,17 @@ class TurnDetector:
             self._tell(event)
 
     def _tell(self, event: Turn) -> None:
-        if isinstance(event, SpeechStart):
-            self._start = event.time
-        elif isinstance(event, TurnEnd):
-            self._start, self._has_words = None, False
+        """Report an event; a pause before the first word has come is told behind that."""
+        match event:
+            case SpeechStart():
+                self._start = event.time
+            case TurnEagerEnd() if not self._has_words:
+                self._early = event
+                return
+            case TurnResume() if not self._has_words:
+                self._early = None
+                return
+            case TurnEnd():
+                self._start = self._early = None
+                self._has_words = False
         self._report(event)

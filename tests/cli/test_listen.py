@@ -34,7 +34,15 @@ def test_events(process, tiny_artifact):
         "listen", "-m", tiny_artifact, "--stdin", "--stream-json", input=RAW + bytes(100_000)
     )
     events = [json.loads(line) for line in result.out.splitlines()]
-    assert {event["type"] for event in events} - {"notice"} == {
+    turn = ["speech_start", "turn_start", "turn_eager_end", "turn_end"]
+    assert [event["type"] for event in events if event["type"] in turn] == turn
+    times = [event["time"] for event in events if event["type"] in turn]
+    assert times == sorted(times) and 1.5 < times[-1] < len(RAW) / 32_000
+    end = next(event for event in events if event["type"] == "turn_end")
+    assert end["reason"] == "threshold"
+    after = [event["type"] for event in events[events.index(end) :]]
+    assert "partial" not in after and "group" not in after
+    assert {event["type"] for event in events} - {"notice", *turn} == {
         "partial",
         "group",
         "silence",

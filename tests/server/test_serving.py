@@ -70,7 +70,7 @@ def test_recordings_that_take_too_long(tiny_artifact, long_recording, tmp_path, 
                 list(events)
         assert server.process.wait(TIMEOUT) == 130
         said = server.said.read_text()
-    assert "recordings that are ended with an error: 1" in said and "Traceback" not in said
+    assert "that are ended with an error: 1" in said and "Traceback" not in said
 
 
 def test_an_engine_that_dies_ends_it(new_api, monkeypatch):

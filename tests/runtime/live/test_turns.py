@@ -43,7 +43,7 @@ class Conversation:
         for at, word in enumerate(words.split()):
             end = self.seconds + seconds * (at + 1) / len(words.split())
             self.words.append((end, word))
-        noise = self.rng.standard_normal(round(seconds * RATE), np.float32)
+        noise = np.asarray(self.rng.normal(size=round(seconds * RATE)), np.float32)
         samples = noise * np.float32(max(level, self.floor))
         while len(samples):
             size = self.detector.hear(samples[:640])
@@ -126,6 +126,14 @@ def test_the_next_turn_begins_behind_the_words_of_the_last(flushes):
     assert order == [*turn, *(each.replace("one", "two") for each in turn)]
 
 
+def test_a_pause_behind_the_only_word_is_told_when_that_has_come():
+    heard = Conversation()
+    heard.hear(1.0)
+    heard.hear(0.2, 0.1, "yes")
+    heard.hear(1.0)
+    assert heard.finish() == ["SpeechStart", "TurnStart", "TurnEagerEnd", "yes", "TurnEnd"]
+
+
 def test_a_click_is_no_speech():
     heard = Conversation()
     heard.hear(1.0)
@@ -139,7 +147,7 @@ def test_a_sound_without_words_is_a_turn_that_ends():
     heard.hear(1.0)
     heard.hear(0.3, 0.1)
     heard.hear(1.0)
-    assert names(heard.events) == ["SpeechStart", "TurnEagerEnd", "TurnEnd"]
+    assert names(heard.events) == ["SpeechStart", "TurnEnd"]
     assert heard.events[-1].reason == "threshold"
 
 
@@ -214,7 +222,7 @@ def test_all_text_is_within_turns(sounds, flushes, min_silence):
                 assert is_open and not has_words
                 has_words = True
             case TurnEagerEnd():
-                assert is_open and not is_eager
+                assert has_words and not is_eager
                 is_eager = True
             case TurnResume():
                 assert is_open and is_eager
