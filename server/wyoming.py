@@ -160,7 +160,7 @@ class WyomingConnection(ClientConnection):
             raise
 
     async def shut(self, code: int, reason: str) -> None:
-        """Say that no more follows, and close when the client has, or after a moment."""
+        """Close the connection when the client has, or after a moment."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 self._stream.write_eof()
@@ -233,7 +233,7 @@ class WyomingClient(Dialect):
 
     # What the client says
     def greet(self) -> None:
-        """Say nothing: the client asks first."""
+        """Send nothing, because the client asks first."""
 
     async def take(self, message: dict[str, Any]) -> None:
         """Take an event; those that are not known are left out, as the protocol has it.
