@@ -129,11 +129,16 @@ class LiveSession:
                 self.warn(text)
             return self._passed(self._offset.push(samples))
 
+    def release(self) -> np.ndarray:
+        """Return the float32 [n] that is held back, for a stream that is about to be flushed."""
+        with self._lock:
+            return self._passed(self._offset.finish())
+
     def end_audio(self) -> np.ndarray:
         """End the audio, and return the float32 [n] that was held back for the stream."""
         with self._lock:
             self._is_ended = True
-            return self._passed(self._offset.finish())
+            return self.release()
 
     def pieces(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """Yield samples that were taken, float32 [n], in pieces for the stream.

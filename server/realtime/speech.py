@@ -102,6 +102,7 @@ class LiveSpeech:
         try:
             await self._feed(self._reader.finish())
         finally:
+            await self._pass(self._session.release())
             self._marks.append((self.stream.flush(), number))
         return number
 

@@ -81,6 +81,19 @@ def test_a_flush_is_told_behind_its_words_and_segments(engines):
     assert said[0][0] == alone, "as at the end of the sound"
 
 
+def test_nothing_is_held_back_from_a_flush(engines):
+    async def speak():
+        speech = await LiveSpeech.open(engines, SpeechOptions(SOUND))
+        for size in (777, 12_001, 3):  # of the first second some is held back otherwise
+            before = speech.stream.num_samples
+            await speech.append(CLIPS[0][:size].tobytes())
+            await speech.flush()
+            assert speech.stream.num_samples - before == size
+        speech.close()
+
+    asyncio.run(asyncio.wait_for(speak(), 60))
+
+
 def test_without_rules_there_are_no_turns(engines):
     kinds = {type(each) for each in hear(engines, None, CLIPS[:1])}
     assert kinds == {Token, Segment}
