@@ -40,7 +40,6 @@ MOST_LINE, MOST_BYTES = 64 * KB, 1 * MB  # of an event: its line, and its data o
 MOST_CHANNELS = 8
 SPEECH_SECONDS = 30.0  # between two events of an utterance
 IDLE_SECONDS = 600.0  # without one
-TAKE_SECONDS = 30.0  # in which a client takes what is sent to it
 LEAVE_SECONDS = 2.0  # in which it closes the connection behind the last event
 ENCODINGS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}  # by the bytes of a sample
 # Of Voxtral Mini 4B Realtime, as its model card has them
@@ -81,25 +80,25 @@ class WyomingServer:
         """Serve a client until it leaves."""
         task = asyncio.current_task()
         assert task
+        self._clients.add(task)
         connection = WyomingConnection(reader, writer)
         client = WyomingClient(connection, self.engines, self.names)
         try:
-            try:
-                self.engines.require_ready()
-                if len(self._clients) >= MOST_CLIENTS:
-                    raise ApiError("too many connections are open; try again later", status=503)
-            except ApiError as error:
-                client.refuse(error, None)
-                return
-            self._clients.add(task)
+            self.engines.require_ready()
+            if len(self._clients) > MOST_CLIENTS:
+                raise ApiError("too many connections are open; try again later", status=503)
             client.greet()
             await client.run()
+        except ApiError as error:
+            client.refuse(error, None)
         except asyncio.CancelledError:  # the server ends
             connection.abort()
         finally:
-            self._clients.discard(task)
-            await connection.end()
-            writer.close()
+            try:
+                await connection.end()
+            finally:
+                writer.transport.abort()
+                self._clients.discard(task)
 
 
 class WyomingConnection(ClientConnection):
@@ -120,8 +119,9 @@ class WyomingConnection(ClientConnection):
         """
         if self.is_closing:  # what is not read would make the system throw away what was sent
             with suppress(OSError):
-                while await self._reader.read(MOST_LINE):
-                    pass
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    while await self._reader.read(MOST_LINE):
+                        pass
             return None
         seconds = SPEECH_SECONDS if self.is_speaking else IDLE_SECONDS
         try:
@@ -148,30 +148,20 @@ class WyomingConnection(ClientConnection):
             return content.getvalue()
 
     async def put(self, encoded: str | bytes) -> None:
-        """Send an event; a client that does not take it for too long is left."""
+        """Send an event; wait while the client takes none."""
         assert isinstance(encoded, bytes)
         self._stream.write(encoded)
-        try:
-            async with asyncio.timeout(TAKE_SECONDS):
-                await self._stream.drain()
-        except TimeoutError:
-            log.warning("a client does not take its events, and is cut off")
-            self._stream.transport.abort()
-            raise
+        await self._stream.drain()
 
     async def shut(self, code: int, reason: str) -> None:
-        """Tell that no more follows, and close when the client has, or after a moment."""
+        """Close the connection when the client has, or after a moment."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 self._stream.write_eof()
                 while not self._reader.at_eof():
                     await asyncio.sleep(LEAVE_SECONDS / 100)
         self._stream.close()
-        try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._stream.wait_closed()
-        except TimeoutError:
-            self._stream.transport.abort()
+        await self._stream.wait_closed()
 
 
 class _BoundedReader:
@@ -233,7 +223,7 @@ class WyomingClient(Dialect):
 
     # What the client says
     def greet(self) -> None:
-        """Send nothing: the client asks first."""
+        """Send nothing, because the client asks first."""
 
     async def take(self, message: dict[str, Any]) -> None:
         """Take an event; those that are not known are left out, as the protocol has it.

@@ -6,11 +6,8 @@ import asyncio
 import base64
 import io
 import json
-import random
 import re
-import socket
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -428,64 +425,3 @@ def test_a_noise_is_no_turn(api):
     sound = encoded(np.concatenate((1e-4 * noise, 0.05 * noise, 1e-4 * noise)))
     *_, updated, done = transcribed(api, sound, turn_detection={})
     assert updated.type == "session.updated" and not done.text
-
-
-def some_value(draw: random.Random) -> Any:
-    words = ["", "Ada", "x" * 200, "\udc00", "pcm_s16le", "pcm_mulaw", None, True, False, [], {}]
-    return draw.choice([*words, ["Ada"], [1], -1, 0, 80, 480, 8_000, 16_000, 0.33, 1e300, 1 << 70])
-
-
-def some_message(draw: random.Random) -> str | bytes:
-    """Return a message, most often a good one, or something else."""
-    if draw.random() < 0.03:
-        return draw.choice([draw.randbytes(50), "{", "null", '"x"', "[1]", '{"type": 1}'])
-    session = {
-        "audio_format": {"encoding": "pcm_s16le", "sample_rate": draw.choice([8_000, 16_000])},
-        "target_streaming_delay_ms": draw.choice([80, 480, 2_400, 100]),
-        "context_bias": ["lamp", "bathroom"],
-        "turn_detection": draw.choice([None, {}, {"min_silence_ms": 100}]),
-    }
-    kept = draw.sample(sorted(session), draw.randrange(5))
-    sound = base64.b64encode(draw.randbytes(draw.choice([0, 1, 320, 3_200]))).decode()
-    message: dict[str, Any] = draw.choices(
-        [
-            {"type": "session.update", "session": {name: session[name] for name in kept}},
-            {"type": "input_audio.append", "audio": sound},
-            {"type": "input_audio.flush"},
-            {"type": "input_audio.end"},
-        ],
-        [3, 12, 3, 1],
-    )[0]
-    if draw.random() < 0.15:
-        place = message.get("session") if draw.random() < 0.7 else message
-        place = place or message
-        place[draw.choice([*place, "x", "language", "diarize"])] = some_value(draw)
-    return json.dumps(message)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_random_messages(api, caplog, seed):
-    """Each of 1,000 is taken or refused, and events are known; another client's text stays."""
-    draw, left = random.Random(seed), 1_000
-    with ThreadPoolExecutor() as threads:
-        other = threads.submit(transcribed, api, SOUND)
-        while left > 0:
-            with wire(api) as line:
-                answers = threads.submit(line.rest)
-                with suppress(ConnectionClosed):
-                    for _ in range(draw.randrange(1, 80)):
-                        left -= 1
-                        line.socket.send(some_message(draw))
-                    if draw.random() < 0.2:
-                        line.send("input_audio.end")
-                        answers.result(TIMEOUT)
-                if draw.random() < 0.5:
-                    with suppress(OSError):  # the server has left before
-                        line.socket.socket.shutdown(socket.SHUT_RDWR)
-                line.socket.close()
-                answers.result(TIMEOUT)
-        assert other.result()[-1].text == TEXT
-    until(lambda: not api.engines.live)
-    assert not api.engines.engines[0].metrics.streams
-    faults = [each for each in caplog.records if each.levelname == "ERROR"]
-    assert not [each for each in faults if each.name != "websockets.client"]  # the test's own
