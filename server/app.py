@@ -21,7 +21,6 @@ from .metrics import Health
 from .names import names_of
 from .page.site import Site
 from .realtime.choice import AUTO
-from .realtime.mistral import PATH as MISTRAL_PATH
 from .realtime.mistral import MistralRoute
 from .realtime.routes import Realtime
 from .rest.transcriptions import OpenAIRest
@@ -80,7 +79,7 @@ def build_app(
         routers.append(OpenAIRest(engines, model_name).router)
         names = names_of(model_name)
         app.include_router(Realtime(engines, names, dialect).router)
-        app.add_api_websocket_route(MISTRAL_PATH, MistralRoute(engines, names).serve)
+        app.include_router(MistralRoute(engines, names).router)
     for router in routers:
         app.include_router(router)
 

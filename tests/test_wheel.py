@@ -7,11 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "assets" / "tiny" / "samples"
+TEXT = "thursday the seventeenth of november nineteen forty one\n"  # of date-hibari.wav
 MAX_WHEEL = 60_000_000
 OLDEST = (
     "onnxruntime==1.30.0",
@@ -21,6 +23,35 @@ OLDEST = (
     "soundfile==0.13.0",
     "soxr==0.5.0",
 )
+OLDEST_OF_SERVE = (
+    "cryptography==48.0.1",
+    "fastapi==0.133.0",
+    "h11==0.16.0",
+    "prometheus-client==0.23.1",
+    "python-multipart==0.0.27",
+    "segno==1.6.0",
+    "starlette==1.3.1",
+    "uvicorn==0.35.0",
+    "websockets==13.0",
+    "wyoming==1.10.0",
+)
+# Speaks a clip to a server, whose address is given, with whatever version of websockets there is
+SPEAK = """
+import base64, json, sys, wave
+from websockets.sync.client import connect
+sound = wave.open(sys.argv[2]).readframes(1 << 30)
+with connect(sys.argv[1].replace("http", "ws", 1) + "v1/realtime") as socket:
+    def send(kind, **fields):
+        socket.send(json.dumps({"type": kind, **fields}))
+    send("session.update", model="tiny")
+    for at in range(0, len(sound), 3200):
+        audio = base64.b64encode(sound[at : at + 3200]).decode()
+        send("input_audio_buffer.append", audio=audio)
+    send("input_audio_buffer.commit", final=True)
+    while (event := json.loads(socket.recv(60)))["type"] != "transcription.done":
+        assert event["type"] != "error", event
+print(event["text"].strip())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +137,7 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "thursday the seventeenth of november nineteen forty one\n"
+    assert done.stdout == TEXT
     assert "not a dictation model" in done.stderr
     for words in (["inspect", "tiny"], ["doctor", "tiny"]):
         told = subprocess.run(
@@ -135,6 +166,42 @@ def test_transcribes_without_torch(wheel, tmp_path, versions):
     assert refused.returncode == 7 and "pip install" in refused.stderr and not refused.stdout
 
 
+@pytest.mark.parametrize("versions", [(), OLDEST_OF_SERVE], ids=["newest", "oldest"])
+def test_serves(wheel, tmp_path, versions):
+    """The API answers recordings and live speech, with whichever packages there are."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    package = f"voxtral-onnx[cpu,serve] @ {wheel.as_uri()}"
+    subprocess.run([python, "-m", "pip", "install", "-q", package, *versions], check=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
+    clip = SAMPLES / "date-hibari.wav"
+    command = [python.parent / "voxtral-onnx", "serve", "tiny", "--api-only", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout
+            address = server.stdout.readline().strip()
+            spoken = subprocess.run(
+                [python, "-c", SPEAK, address, clip],
+                capture_output=True,
+                text=True,
+                env=environment,
+            )
+            assert spoken.stdout == TEXT, spoken.stderr
+            answer = httpx.post(
+                f"{address}v1/audio/transcriptions",
+                files={"file": clip.read_bytes()},
+                data={"response_format": "text"},
+                timeout=60,
+            )
+            assert answer.text == TEXT
+        finally:
+            server.terminate()
+
+
 def test_exports_and_verifies_without_torch(wheel, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -161,7 +228,7 @@ def test_exports_and_verifies_without_torch(wheel, tmp_path):
         made = tmp_path / "tiny-onnx" / name
         assert made.read_bytes() == (ROOT / "assets" / "tiny-onnx" / name).read_bytes()
     heard = run("transcribe", SAMPLES / "date-hibari.wav").stdout
-    assert heard == "thursday the seventeenth of november nineteen forty one\n"
+    assert heard == TEXT
 
     # Quantise, compare, verify what can be
     run("quantize", "tiny-onnx", "-o", "small", "--recipe", "small")

@@ -1,4 +1,4 @@
-"""A client's WebSocket: JSON messages in, JSON messages out, within limits."""
+"""A client's connection: messages in, messages out, within limits; a WebSocket with JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -27,13 +28,12 @@ INVALID_JSON, INVALID_EVENT = "invalid_json", "invalid_event"
 _encoder = msgspec.json.Encoder()
 
 
-class Connection:
-    """A client's WebSocket, which one task reads; any part of it may send."""
+class ClientConnection(ABC):
+    """A client's connection, which one task reads; any part of it may send."""
 
-    def __init__(self, socket: WebSocket):
-        """Wrap a socket that is accepted."""
-        self.socket = socket
-        self._unsent, self._num_unsent = deque[str](), 0
+    def __init__(self):
+        """Begin to send."""
+        self._unsent, self._num_unsent = deque[str | bytes](), 0
         self._wake, self._closing = asyncio.Event(), None
         self._writer = asyncio.create_task(self._write())
 
@@ -42,41 +42,38 @@ class Connection:
         """Return whether no more messages will be sent."""
         return self._closing is not None
 
+    @abstractmethod
     async def receive(self) -> dict[str, Any] | None:
-        """Return the next message; None when the client has left.
+        """Return the next message, which has a `type`; None when the client has left.
 
         Raises:
-            ApiError: it is no JSON object with a type; the next one may be.
+            ApiError: it is no message; the next one may be.
         """
-        try:
-            message = await self.socket.receive()
-        except RuntimeError:  # the server has closed the socket meanwhile
-            return None
-        if message["type"] == "websocket.disconnect":
-            return None
-        text = message.get("text")
-        if text is None:
-            raise ApiError("expected a text message with JSON, got a binary one", code=INVALID_JSON)
-        try:
-            values = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ApiError(
-                f"expected JSON, got {quoted(text)} ({error})", code=INVALID_JSON
-            ) from error
-        if not isinstance(values, dict) or not isinstance(values.get("type"), str):
-            raise ApiError(
-                f"expected a JSON object with a type, got {quoted(text)}", code=INVALID_EVENT
-            )
-        return values
+
+    @abstractmethod
+    def encoded(self, message: dict[str, Any]) -> str | bytes:
+        """Return a message as it is sent."""
+
+    @abstractmethod
+    async def put(self, encoded: str | bytes) -> None:
+        """Send a message; wait while the client takes none.
+
+        Raises:
+            WebSocketDisconnect, RuntimeError, OSError: the client has left.
+        """
+
+    @abstractmethod
+    async def shut(self, code: int, reason: str) -> None:
+        """Close the connection, once all is sent; raises as `put`."""
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message, in the order of calls; a client that takes too few is cut off."""
         if self._closing:
             return
-        text = _encoder.encode(message).decode()
+        encoded = self.encoded(message)
         is_late = self._num_unsent > MOST_UNSENT  # before this message, however long it is
-        self._unsent.append(text)
-        self._num_unsent += len(text)
+        self._unsent.append(encoded)
+        self._num_unsent += len(encoded)
         if is_late:
             log.warning("a client does not take its messages, and is cut off")
             self._unsent.clear()
@@ -107,12 +104,61 @@ class Connection:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._unsent:
-                    text = self._unsent.popleft()
-                    await self.socket.send_text(text)
-                    self._num_unsent -= len(text)
+                    encoded = self._unsent.popleft()
+                    await self.put(encoded)
+                    self._num_unsent -= len(encoded)
                 if self._closing:
-                    await self.socket.close(*self._closing)
+                    await self.shut(*self._closing)
                     return
+
+
+class Connection(ClientConnection):
+    """A client's WebSocket."""
+
+    def __init__(self, socket: WebSocket):
+        """Wrap a socket that is accepted."""
+        super().__init__()
+        self.socket = socket
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message; None when the client has left.
+
+        Raises:
+            ApiError: it is no JSON object with a type; the next one may be.
+        """
+        try:
+            message = await self.socket.receive()
+        except RuntimeError:  # the server has closed the socket meanwhile
+            return None
+        if message["type"] == "websocket.disconnect":
+            return None
+        text = message.get("text")
+        if text is None:
+            raise ApiError("expected a text message with JSON, got a binary one", code=INVALID_JSON)
+        try:
+            values = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ApiError(
+                f"expected JSON, got {quoted(text)} ({error})", code=INVALID_JSON
+            ) from error
+        if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+            raise ApiError(
+                f"expected a JSON object with a type, got {quoted(text)}", code=INVALID_EVENT
+            )
+        return values
+
+    def encoded(self, message: dict[str, Any]) -> str:
+        """Return a message in JSON."""
+        return _encoder.encode(message).decode()
+
+    async def put(self, encoded: str | bytes) -> None:
+        """Send a message; wait while the client takes none."""
+        assert isinstance(encoded, str)
+        await self.socket.send_text(encoded)
+
+    async def shut(self, code: int, reason: str) -> None:
+        """Close the socket."""
+        await self.socket.close(code, reason)
 
 
 def sound_of(message: dict[str, Any], field: str = "audio") -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..api_error import ApiError, refusal_of
 from ..engines import Engines
-from .connection import INTERNAL, RESTART, TRY_LATER, Connection
+from .connection import INTERNAL, RESTART, TRY_LATER, ClientConnection
 from .speech import LiveSpeech, SpeechEvent, SpeechOptions
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Dialect(ABC):
     dialects that close it. Errors become messages; those of the client's do not end the connection.
     """
 
-    def __init__(self, connection: Connection, engines: Engines, names: Sequence[str]):
+    def __init__(self, connection: ClientConnection, engines: Engines, names: Sequence[str]):
         """Begin with a client.
 
         Args:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from ...escaping import quoted
@@ -37,6 +38,12 @@ PATH = "/v1/audio/transcriptions/realtime"
 # In one message, half an hour of speech: clients take messages of 1 MiB, as websockets does
 MOST_SEGMENTS = 5_000
 MOST_WARNINGS = 20  # of a session
+TURNS = {
+    TurnStart: "turn.start",
+    TurnEagerEnd: "turn.eager_end",
+    TurnResume: "turn.resume",
+    TurnEnd: "turn.end",
+}
 
 
 class MistralRealtime(Dialect):
@@ -60,6 +67,7 @@ class MistralRealtime(Dialect):
         self._session, self._request_id = MistralSession(), uuid4().hex
         self._heard: LiveSpeech | None = None
         self._has_sound = self._has_ended = self._is_in_turn = False
+        self._pauses = list[dict[str, Any]]()  # in a sound, before its first word
         self._last_flush: int | None = None  # its number, if nothing was heard since
         self._texts, self._segments = list[str](), list[dict[str, Any]]()  # since the last `done`
         self._warnings = list[str]()
@@ -159,16 +167,26 @@ class MistralRealtime(Dialect):
         elif isinstance(event, StreamWarning):
             if event.text not in self._warnings and len(self._warnings) < MOST_WARNINGS:
                 self._warnings.append(event.text)
-        elif isinstance(event, TurnStart):
+        elif isinstance(event, TurnStart | TurnEagerEnd | TurnResume | TurnEnd):
+            self._hear_turn(event)
+
+    def _hear_turn(self, event: TurnStart | TurnEagerEnd | TurnResume | TurnEnd) -> None:
+        """Send an event of a turn, which begins with a word; a mere sound has none."""
+        fields: dict[str, Any] = {"type": TURNS[type(event)], "time_s": event.time}
+        if isinstance(event, TurnEnd):
+            fields["end_reason"] = event.reason
+        if isinstance(event, TurnStart):
             self._is_in_turn = True
-            self._send("turn.start", time_s=event.time)
-        elif self._is_in_turn and isinstance(event, TurnEagerEnd):
-            self._send("turn.eager_end", time_s=event.time)
-        elif self._is_in_turn and isinstance(event, TurnResume):
-            self._send("turn.resume", time_s=event.time)
-        elif self._is_in_turn and isinstance(event, TurnEnd):
-            self._is_in_turn = False
-            self._send("turn.end", time_s=event.time, end_reason=event.reason)
+            told, self._pauses = [fields, *self._pauses], []
+        elif self._is_in_turn:
+            told = [fields]
+        else:  # its first word may still come
+            told = []
+            self._pauses.append(fields)
+        for each in told:
+            self.connection.send(each)
+        if isinstance(event, TurnEnd):
+            self._is_in_turn, self._pauses = False, []
 
     def end_speech(self) -> None:
         """Send the last words, if the client has ended its sound, and close the connection."""
@@ -219,6 +237,8 @@ class MistralRoute:
     def __init__(self, engines: Engines, names: Sequence[str]):
         """Make it, for a model with these names, the server's own first."""
         self.engines, self.names = engines, names
+        self.router = APIRouter()
+        self.router.add_api_websocket_route(PATH, self.serve)
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve a client until it leaves."""

@@ -91,7 +91,7 @@ class OpenAIRealtime(Dialect):
         names: Sequence[str],
         session_id: str | None = None,
     ):
-        """Begin.
+        """Begin a session.
 
         Args:
             connection: of the client.
@@ -232,9 +232,12 @@ class OpenAIRealtime(Dialect):
                 pass
 
     def end_speech(self) -> None:
-        """Complete an item whose sound the client has not committed, as the stream has ended."""
+        """Complete an item whose sound the client has not committed, as the stream has ended.
+
+        With turn detection the end of its turn has done so.
+        """
         item = self._items[-1]
-        if self.seconds > item.start:
+        if self.session.options.turns is None and self.seconds > item.start:
             self._close_item(self.seconds, self.seconds - item.start)
             self._complete(self._items.popleft())
 
@@ -260,8 +263,12 @@ class OpenAIRealtime(Dialect):
         item.held.clear()
 
     def _start_item(self, time: float) -> None:
-        item, rules = self._items[-1], self.session.audio.input.turn_detection
+        """Tell that somebody has begun to speak, unless the client has committed that already."""
+        rules = self.session.audio.input.turn_detection
         assert rules
+        item = next((each for each in reversed(self._items) if each.start <= time), self._items[0])
+        if item.is_committed or item.is_cleared:
+            return
         item.speech_start = max(item.start, time - rules.prefix_padding_ms / 1000)
         self._send(
             "input_audio_buffer.speech_started",

@@ -14,8 +14,6 @@ from ..api_error import ApiError
 from .sound import SoundFormat
 from .speech import SpeechOptions
 
-# Names by which clients ask for a model that transcribes live, besides those of REST
-ALIASES = ("gpt-live-transcribe", "gpt-realtime-whisper")
 DELAYS = {"minimal": 80, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}  # milliseconds
 PCM_RATES = (24_000, 16_000)  # Hz; OpenAI's own first
 TELEPHONE_RATE = 8_000  # Hz, of G.711
@@ -59,7 +57,7 @@ class ServerVad(_Given):
 
 
 class TranscriptionFields(_Given):
-    """What is to be written."""
+    """The wishes of a client for its text."""
 
     model: str | None = None
     language: str | None = None
@@ -70,7 +68,7 @@ class TranscriptionFields(_Given):
 
 
 class AudioInput(_Given):
-    """How sound comes in, and what becomes of it."""
+    """The sound that comes in, and the turns in it."""
 
     format: AudioFormat = AudioFormat()
     transcription: TranscriptionFields = TranscriptionFields()
@@ -250,10 +248,9 @@ def _check(session: Session, names: Sequence[str]) -> None:
         raise refused(
             f"{path}.prompt", "the model takes none; words that it should know are `keywords`"
         )
-    known = (*names, *ALIASES)
-    if said.model and said.model not in known:
+    if said.model and said.model not in names:
         raise ApiError(
-            f"{path}.model: expected one of {', '.join(known)}, got {quoted(said.model)}",
+            f"{path}.model: expected one of {', '.join(names)}, got {quoted(said.model)}",
             param=f"{path}.model",
             code="model_not_found",
         )

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from openai.types.realtime import RealtimeServerEvent, RealtimeTranscriptionSessionCreateRequest
 from support.realtime import pieces, sound
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 TIMEOUT = 30  # seconds; an answer takes milliseconds
@@ -36,7 +37,7 @@ def check_event(event: dict[str, Any]) -> None:
 class Client:
     """A connection, and all events that it has brought."""
 
-    def __init__(self, socket: ClientConnection):
+    def __init__(self, socket: Connection):
         self.socket, self.events = socket, list[dict[str, Any]]()
 
     def send(self, kind: str, **fields: Any) -> None:

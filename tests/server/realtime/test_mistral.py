@@ -21,6 +21,7 @@ from mistralai.extra.exceptions import RealtimeTranscriptionWSError
 from mistralai.extra.realtime import UnknownRealtimeEvent
 from mistralai.extra.realtime.connection import parse_realtime_event
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
+from support.recordings import with_silences
 from support.servers import TIMEOUT, until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -375,3 +376,46 @@ def test_many_segments(line, monkeypatch):
     *events, done, _ = line.rest()
     assert texts_of(events, "transcription.segment") == TEXT == done.text and not done.segments
     assert "segments: too many" in done.additional_properties["warnings"][-1]
+
+
+@pytest.mark.parametrize(
+    "silence, ends",
+    [
+        (600, ["start", "eager_end", "end"] * 2),
+        (2_000, ["start", "eager_end", "resume", "eager_end", "end"]),
+    ],
+)
+def test_turns(api, silence, ends):
+    """A client without a detector hears when somebody has begun, has paused, and has finished."""
+    sound = encoded(with_silences([samples_of(CLIP), samples_of(OTHER)]))
+    rules = {"min_silence_ms": silence, "end_timeout_ms": 9_000}
+    _, updated, *events, done = transcribed(api, sound, turn_detection=rules)
+    told = updated.session.turn_detection
+    assert (told.min_silence_ms, told.end_timeout_ms, told.end_threshold) == (silence, 9_000, 0.33)
+
+    turns = [event for event in events if event.type.startswith("turn.")]
+    assert [event.type.removeprefix("turn.") for event in turns] == ends
+    times = [event.time_s for event in turns]
+    assert times == sorted(times) and 0.9 < times[0] < 2.0
+
+    # Each turn's words are inside it
+    texts = [""]
+    for event in events:
+        if event.type == "turn.end":
+            assert event.end_reason == "threshold"
+            texts.append("")
+        elif event.type == "transcription.text.delta":
+            texts[-1] += event.text
+    assert texts.pop() == "" and done.text == "".join(texts)
+    expected = [TEXT, TEXTS[OTHER.name]]
+    assert [text.strip() for text in texts] == (
+        expected if len(texts) == 2 else [" ".join(expected)]
+    )
+
+
+def test_a_noise_is_no_turn(api):
+    """Where nobody speaks, nobody has begun."""
+    noise = np.random.default_rng(0).standard_normal(2 * 16_000)
+    sound = encoded(np.concatenate((1e-4 * noise, 0.05 * noise, 1e-4 * noise)))
+    *_, updated, done = transcribed(api, sound, turn_detection={})
+    assert updated.type == "session.updated" and not done.text

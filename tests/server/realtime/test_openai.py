@@ -14,23 +14,18 @@ import pytest
 import soundfile
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.openai_client import TRANSCRIPTION, check_event, connected
-from support.realtime import encoded, pieces, sound, speaking
+from support.realtime import encoded, pieces, sound
 from support.servers import until
 
 from voxtral_onnx import Transcriber
-from voxtral_onnx.server.realtime.openai import OpenAIRealtime
 
 OTHER = SAMPLES / "time-flite.wav"
 SECOND = 48_000  # bytes, of 24 kHz
 
 
-@pytest.fixture(scope="module")
-def port(engines):
-    names = ("tiny", "whisper-1")
-    with speaking(
-        "/v1/realtime", engines, lambda each: OpenAIRealtime(each, engines, names)
-    ) as port:
-        yield port
+@pytest.fixture
+def port(api):
+    return api.port
 
 
 @pytest.fixture
@@ -40,8 +35,8 @@ def client(port):
 
 
 @pytest.fixture
-def engine(engines):
-    return engines.engines[0]
+def engine(api):
+    return api.engines.engines[0]
 
 
 def text_of(events) -> str:
@@ -170,10 +165,9 @@ def test_keywords(client, tiny_artifact):
     client.append(content)
     found = client.commit()[-2]["transcript"]
     quantised = np.frombuffer(content, "<i2") / np.float32(1 << 15)
-    options = {"precision": "fp32", "device": "cpu"}
     with (
-        Transcriber(tiny_artifact, **options) as own,
-        Transcriber(tiny_artifact, hotwords=words, **options) as keen,
+        Transcriber(tiny_artifact, "cpu", precision="fp32") as own,
+        Transcriber(tiny_artifact, "cpu", precision="fp32", hotwords=words) as keen,
     ):
         plain, expected = own.transcribe(quantised).text, keen.transcribe(quantised).text
     assert found == expected != plain
@@ -368,6 +362,100 @@ def test_a_part_of_a_sample(client):
     assert error["code"] == "invalid_audio" and "inside a sample" in error["message"]
     assert client.until("conversation.item.done")["item"]["content"][0]["transcript"] == TEXT
     assert client.transcript(CLIP) == TEXT
+
+
+def turns_of(client, content: bytes, count: int, **rules) -> list[list[dict]]:
+    """The events of turns, of which each ends by itself."""
+    client.update(turn_detection={"type": "server_vad", **rules})
+    client.append(content)
+    found = []
+    for _ in range(count):
+        first = len(client.events)
+        client.until("conversation.item.done")
+        found.append(client.events[first:])
+    return found
+
+
+def test_turns(client):
+    """Speech and pauses: each turn is an item, with its own words and its place in the sound."""
+    pause, clips = bytes(SECOND), (CLIP, OTHER, CLIP)
+    content = pause + b"".join(sound(clip) + pause for clip in clips)
+    turns = turns_of(client, content, len(clips), silence_duration_ms=400, prefix_padding_ms=200)
+    begin, before, previous = SECOND, 0, None
+    for clip, events in zip(clips, turns, strict=True):
+        kinds = [each["type"] for each in events]
+        at = kinds.index("input_audio_buffer.speech_stopped")
+        assert kinds[0] == "input_audio_buffer.speech_started"
+        assert set(kinds[1:at]) == {f"{TRANSCRIPTION}.delta"}
+        assert kinds[at + 1 :] == [
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            f"{TRANSCRIPTION}.completed",
+            "conversation.item.done",
+        ]
+        assert len({each.get("item_id") or each["item"]["id"] for each in events}) == 1
+        assert text_of(events) == events[-2]["transcript"] == TEXTS[clip.name]
+        assert events[-1]["previous_item_id"] == previous
+        previous = events[-1]["item"]["id"]
+
+        # Times: none lies in another turn
+        start, stop = events[0]["audio_start_ms"], events[at]["audio_end_ms"]
+        end = begin + len(sound(clip))
+        assert max(before, 1000 * begin / SECOND - 200) <= start < 1000 * begin / SECOND + 500
+        assert 1000 * end / SECOND - 500 < stop <= 1000 * (end + SECOND) / SECOND
+        assert events[-2]["usage"]["seconds"] == pytest.approx((stop - start) / 1000, abs=2e-3)
+        begin, before = end + SECOND, stop
+
+
+@pytest.mark.parametrize("padding, start", [(0, 760), (150, 610), (5000, 0)])
+def test_padding_of_a_turn(client, padding, start):
+    """It belongs to the turn, as far as there is sound before it."""
+    content = bytes(SECOND // 2) + sound(CLIP) + bytes(SECOND)
+    ((event, *_),) = turns_of(client, content, 1, prefix_padding_ms=padding)
+    assert event["audio_start_ms"] == start  # the clip itself begins with silence
+
+
+def test_a_turn_that_the_client_commits(client):
+    """It has its words at once, and they do not come again when the turn ends."""
+    client.update(turn_detection={"type": "server_vad"})
+    client.append(sound(CLIP))
+    events = client.commit()
+    assert events[-2]["transcript"] == TEXT
+    client.append(bytes(2 * SECOND) + sound(OTHER) + bytes(2 * SECOND))
+    client.until("conversation.item.done")
+    assert client.events[-2]["transcript"] == TEXTS[OTHER.name]
+    kinds = [each["type"] for each in client.events]
+    assert kinds.count("input_audio_buffer.speech_started") == 2
+    assert kinds.count("input_audio_buffer.speech_stopped") == 1
+
+
+def test_a_turn_that_the_client_clears(client):
+    client.update(turn_detection={"type": "server_vad"})
+    client.append(sound(OTHER))
+    client.until("input_audio_buffer.speech_started")
+    client.asked("input_audio_buffer.clear", "input_audio_buffer.cleared")
+    client.append(bytes(2 * SECOND) + sound(CLIP) + bytes(2 * SECOND))
+    client.until("conversation.item.done")
+    assert client.events[-2]["transcript"] == TEXT
+    kinds = [each["type"] for each in client.events]
+    assert kinds.count("conversation.item.done") == 1
+
+
+@pytest.mark.parametrize("threshold, is_heard", [(0.3, True), (1.0, False)])
+def test_thresholds(client, threshold, is_heard):
+    """A threshold says by how much speech is louder than the noise, once that is known."""
+    noise = 0.001 * np.random.default_rng(3).standard_normal(24_000 * 11)
+    noise[24_000 * 9 : 24_000 * 9 + 4800] *= 2.5  # 8 decibels
+    client.update(turn_detection={"type": "server_vad", "threshold": threshold})
+    content = encoded(noise)
+    client.append(content[: 7 * SECOND])
+    client.until("conversation.item.done")  # at first, whatever can be heard may be speech
+    client.append(content[7 * SECOND :])
+    if is_heard:
+        start = client.until("input_audio_buffer.speech_started")["audio_start_ms"]
+        assert 8000 < start < 10_000
+    else:
+        assert "input_audio_buffer.speech_started" not in {each["type"] for each in client.commit()}
 
 
 def test_silence_is_an_item_without_words(client):
