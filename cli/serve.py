@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..cli import options, serve_options
-from ..errors import UsageError
 
 
 def serve(
@@ -16,6 +15,7 @@ def serve(
     allowed_host: options.AllowedHosts = None,
     allow_artifacts: options.AllowedArtifacts = None,
     no_open: options.NoOpen = False,
+    wyoming: serve_options.Wyoming = None,
     drain: serve_options.Drain = 30.0,
     precision: serve_options.ServedPrecisions = None,
     model_name: serve_options.ModelName = None,
@@ -45,29 +45,27 @@ def serve(
 
     with serving.require_packages():
         from ..server.app import build_app
-        from ..server.guard.checks import NO_KEYS
         from ..server.page.files import PRECISIONS
         from ..server.serving import listen
         from ..server.serving import serve as run_server
 
     # Find the artifact and the keys, and take the port: checking a large artifact takes a while
-    if page_only and api_only:
-        raise UsageError("--page-only and --api-only exclude each other; without, both are served")
+    serving.check_parts(page_only, api_only, wyoming, insecure=insecure)
     claim_stdout(is_only_place=False)
-    names, most, keys = split_names(precision), limits or REQUEST_LIMITS, NO_KEYS
-    if not page_only:
-        keys = serving.find_keys(host, api_key, api_key_file, insecure=insecure)
+    names, most = split_names(precision), limits or REQUEST_LIMITS
+    keys = serving.find_keys(page_only, host, api_key, api_key_file, insecure=insecure)
     folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
+        beside = wyoming and stack.enter_context(listen(*wyoming, option="--wyoming"))
         site = None if api_only else serving.find_site(folder, names, allow_artifacts or ())
 
         # Load the model, and serve until Ctrl-C
         engines = lack = None
         if not page_only:
             engine = {"slots": slots, "tick_ms": tick, "context": context}
-            asked = {"is_needed": api_only, "most_seconds": 3600 * most["audio"], **engine}
-            opened = serving.open_engines(folder, split_names(device) or [], names, **asked)
+            engine |= {"is_needed": bool(api_only or wyoming), "most_seconds": 3600 * most["audio"]}
+            opened = serving.open_engines(folder, split_names(device) or [], names, **engine)
             engines, lack = stack.enter_context(opened)
         name, hosts = model_name or serving.name_of(folder), (host, *(allowed_host or ()))
         access = {"keys": keys, "allowed_hosts": hosts, "allowed_origins": allowed_origin or ()}
@@ -76,4 +74,5 @@ def serve(
         shown = {"https": https, "model": name if engines else None, "page": not api_only}
         says = partial(serving.announce, host, **shown, opens=not no_open)
         times = {"drain_seconds": drain, "header_seconds": most["header"]}
-        run_server(app, listening, engines=engines, https=https, on_ready=says, **times)
+        others = {"wyoming": serving.wyoming_server(engines, name, beside), **times}
+        run_server(app, listening, engines=engines, https=https, on_ready=says, **others)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .options import DEVICE, MODEL, _flag, _value
-from .values import batch_size, limits_of, realtime_dialect
+from .values import address, batch_size, limits_of, realtime_dialect
 
 SAFETY = "Safety"
 
@@ -64,6 +64,17 @@ Slots = Annotated[
 Tick = Annotated[
     int,
     _value(DEVICE, "--tick", "MS", "80, or 160 for more live streams."),
+]
+Wyoming = Annotated[
+    Any,
+    _value(
+        None,
+        "--wyoming",
+        "[HOST:]PORT",
+        "Serve Home Assistant's protocol too, by custom at 10300.",
+        default=False,
+        parser=address,
+    ),
 ]
 Drain = Annotated[
     float,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..server.guard.access import ApiKeys
     from ..server.guard.request_limits import RequestLimits
     from ..server.page.site import Site
+    from ..server.wyoming import WyomingServer
 
 AUTO = "auto"
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -48,12 +49,58 @@ def require_packages() -> Iterator[None]:
         ) from error
 
 
-def find_keys(
-    host: str, given: Sequence[str] | None, file: Path | None, *, insecure: bool
-) -> ApiKeys:
-    """Return the keys of the API, without which it is not offered to others.
+def check_parts(
+    page_only: bool, api_only: bool, wyoming: tuple[str, int] | None, *, insecure: bool
+) -> None:
+    """Refuse parts of the server that exclude each other, or that others could use without a key.
 
     Args:
+        page_only: whether the page alone is served.
+        api_only: whether the API alone is.
+        wyoming: host and port of Home Assistant's protocol, if it is served.
+        insecure: whether the user has said that no keys are needed.
+
+    Raises:
+        UsageError: there are some.
+    """
+    from ..server.guard.access import require_local
+
+    if page_only and api_only:
+        raise UsageError("--page-only and --api-only exclude each other; without, both are served")
+    if page_only and wyoming:
+        raise UsageError("--wyoming needs the model, which --page-only does not load")
+    if wyoming:
+        require_local(wyoming[0], "--wyoming", insecure=insecure)
+
+
+def wyoming_server(
+    engines: Engines | None, name: str, listening: socket.socket | None
+) -> WyomingServer | None:
+    """Return the server of Home Assistant's protocol, and say where it is; None without a socket.
+
+    Args:
+        engines: for the speech of clients.
+        name: of the model.
+        listening: socket of the server.
+    """
+    if not (engines and listening):
+        return None
+
+    from ..server.names import names_of
+    from ..server.wyoming import WyomingServer
+
+    host, port = listening.getsockname()[:2]
+    info(f"Wyoming, for Home Assistant: {host}, port {port}")
+    return WyomingServer(engines, names_of(name), listening)
+
+
+def find_keys(
+    page_only: bool, host: str, given: Sequence[str] | None, file: Path | None, *, insecure: bool
+) -> ApiKeys:
+    """Return the keys of the API, without which it is not offered to others; the page needs none.
+
+    Args:
+        page_only: whether there is no API.
         host: address to listen on.
         given: keys of the command line.
         file: that has more of them.
@@ -63,7 +110,10 @@ def find_keys(
         UsageError: others can reach the address and there is no key, or keys are not valid.
     """
     from ..server.guard.access import read_keys, require_guarded
+    from ..server.guard.checks import NO_KEYS
 
+    if page_only:
+        return NO_KEYS
     keys = read_keys(given or (), file, os.environ)
     require_guarded(host, keys, insecure=insecure)
     return keys

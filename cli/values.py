@@ -14,6 +14,7 @@ from ..limits import MOST_STREAMS
 # What `serve` takes of a request: a body in MB, hours of audio and in all, seconds for headers and
 # without anything sent or taken, and requests at once of a client
 REQUEST_LIMITS = {"body": 512.0, "audio": 4, "total": 6, "header": 10, "idle": 60, "requests": 16}
+MOST_PORT = 65_535
 REALTIME_DIALECTS = ("auto", "openai", "vllm")
 UNITS = {
     "": 1,
@@ -106,6 +107,20 @@ def realtime_dialect(text: str) -> str:
     if text not in REALTIME_DIALECTS:
         raise BadParameter(f"expected {', '.join(REALTIME_DIALECTS)}, got {quoted(text)}")
     return text
+
+
+def address(text: str | tuple[str, int]) -> tuple[str, int]:
+    """Return the host and the port that `[HOST:]PORT` names; typer calls it.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    if isinstance(text, tuple):
+        return text
+    found = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):)?([0-9]{1,5})", text)
+    if not found or int(found[2]) > MOST_PORT:
+        raise BadParameter(f"expected a port such as 10300, or HOST:PORT, got {quoted(text)}")
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
 def limits_of(text: str | dict[str, float]) -> dict[str, float]:

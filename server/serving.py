@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -27,6 +27,9 @@ from .log import logging_to_stderr
 from .realtime.connection import MOST_MESSAGE
 from .tls import self_signed
 
+if TYPE_CHECKING:
+    from .wyoming import WyomingServer
+
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
@@ -34,12 +37,13 @@ PING_SECONDS = 20.0  # a client that does not answer within as much again has va
 LAST_SECONDS = 2.0  # for the answers to requests that are ended
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Return a socket that listens.
 
     Args:
         host: address to listen on; 0.0.0.0 for all addresses of this computer.
         port: port to listen on; 0 for a free one.
+        option: that names the port.
 
     Raises:
         UsageError: the address cannot be listened on.
@@ -50,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{host}:{port}: cannot be listened on ({reason}); choose another --port, or 0"
+            f"{host}:{port}: cannot be listened on ({reason}); choose another {option}, or 0"
         ) from error
 
 
@@ -59,6 +63,7 @@ def serve(
     listening: socket.socket,
     *,
     engines: Engines | None = None,
+    wyoming: WyomingServer | None = None,
     https: bool = False,
     drain_seconds: float = DRAIN_SECONDS,
     header_seconds: float = HEADER_SECONDS,
@@ -72,6 +77,7 @@ def serve(
         app: ASGI application.
         listening: socket, which is closed in the end.
         engines: of the application.
+        wyoming: server of another protocol, which begins and ends with this one.
         https: serve over https with a self-signed certificate, of which browsers warn. Browsers
             on other devices need it: they give microphones and WebGPU to secure pages only.
         drain_seconds: for which it waits at most.
@@ -102,7 +108,7 @@ def serve(
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )
-        server = DrainingServer(config, engines, drain_seconds)
+        server = DrainingServer(config, engines, drain_seconds, wyoming)
         on_ready(listener.getsockname()[1])
         server.run(sockets=[listener])
     if engines and engines.failure:
@@ -121,11 +127,29 @@ def _certificate() -> tuple[Path, Path]:
 class DrainingServer(uvicorn.Server):
     """A server that lets recordings end before it does."""
 
-    def __init__(self, config: uvicorn.Config, engines: Engines | None, drain_seconds: float):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        engines: Engines | None,
+        drain_seconds: float,
+        wyoming: WyomingServer | None = None,
+    ):
         super().__init__(config)
-        self.engines, self.drain_seconds = engines, drain_seconds
+        self.engines, self.drain_seconds, self._wyoming = engines, drain_seconds, wyoming
         self._ends_at: float | None = None  # monotonic seconds
         self._moving = set[asyncio.Task[None]]()  # live connections that are told to move
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept clients."""
+        await super().startup(sockets)
+        if self._wyoming:
+            await self._wyoming.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more clients, and wait for answers on their way."""
+        if self._wyoming:
+            await self._wyoming.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end at a first signal; end recordings at a second, and everything at a third."""

@@ -136,6 +136,24 @@ def require_guarded(host: str, keys: ApiKeys, *, insecure: bool = False) -> None
         )
 
 
+def require_local(host: str, option: str, *, insecure: bool = False) -> None:
+    """Refuse to offer a protocol without keys to others, unless the user says so.
+
+    Args:
+        host: address to listen on.
+        option: that names it.
+        insecure: whether the user has said so.
+
+    Raises:
+        UsageError: others can reach the address.
+    """
+    if not (insecure or is_local(host)):
+        raise UsageError(
+            f"{option} {host}: its protocol has no keys, so everybody in the network could use "
+            "this server; listen on 127.0.0.1, or say --insecure"
+        )
+
+
 class KeyCheck:
     """Middleware that lets those use an application who have a key, and all use its open paths.
 

@@ -62,7 +62,7 @@ async def first_message(connection: Connection) -> dict[str, Any] | None:
     """Return a client's first message that tells its dialect; None when it has left."""
     while not connection.is_closing:
         try:
-            message = await connection.receive()
+            message = await connection.next_message()
             if message is not None:
                 dialect_of(message)
             return message

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 NORMAL, POLICY, INTERNAL, RESTART, TRY_LATER = 1000, 1008, 1011, 1012, 1013
 MOST_MESSAGE = 16 * MB  # bytes of a client's message; OpenAI's limit on sound is 15 MB
 MOST_UNSENT = 2 * MB  # bytes that a client has not taken; 20 minutes of words, each a message
+LAST_SECONDS = 20.0  # for a client to take what it was sent, when its connection ends
 INVALID_JSON, INVALID_EVENT = "invalid_json", "invalid_event"
 _encoder = msgspec.json.Encoder()
 
@@ -33,14 +34,28 @@ class ClientConnection(ABC):
 
     def __init__(self):
         """Begin to send."""
-        self._unsent, self._num_unsent = deque[str | bytes](), 0
+        self._unsent, self.num_unsent = deque[str | bytes](), 0  # and their length
         self._wake, self._closing = asyncio.Event(), None
+        self._receiver: asyncio.Task[Any] | None = None  # that waits for a message
+        self._is_cut = False
         self._writer = asyncio.create_task(self._write())
 
     @property
     def is_closing(self) -> bool:
         """Return whether no more messages will be sent."""
         return self._closing is not None
+
+    async def next_message(self) -> dict[str, Any] | None:
+        """Return what `receive` does; None too when the client is cut off while it says nothing."""
+        self._receiver = asyncio.current_task()
+        try:
+            return await self.receive()
+        except asyncio.CancelledError:
+            if self._is_cut and self._receiver and not self._receiver.uncancel():
+                return None
+            raise
+        finally:
+            self._receiver = None
 
     @abstractmethod
     async def receive(self) -> dict[str, Any] | None:
@@ -71,13 +86,16 @@ class ClientConnection(ABC):
         if self._closing:
             return
         encoded = self.encoded(message)
-        is_late = self._num_unsent > MOST_UNSENT  # before this message, however long it is
+        is_late = self.num_unsent > MOST_UNSENT  # before this message, however long it is
         self._unsent.append(encoded)
-        self._num_unsent += len(encoded)
+        self.num_unsent += len(encoded)
         if is_late:
             log.warning("a client does not take its messages, and is cut off")
             self._unsent.clear()
+            self._is_cut = True
             self.close(POLICY, "too many messages wait to be taken")
+            if self._receiver:
+                self._receiver.cancel()
         self._wake.set()
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
@@ -87,10 +105,10 @@ class ClientConnection(ABC):
             self._wake.set()
 
     async def end(self) -> None:
-        """Wait until all is sent and the socket is closed; called last."""
+        """Wait until all is sent and the socket is closed, or long enough; called last."""
         self.close()
-        with suppress(asyncio.CancelledError):
-            await self._writer
+        await asyncio.wait({self._writer}, timeout=LAST_SECONDS)
+        self._writer.cancel()
 
     def abort(self) -> None:
         """Send nothing more, as nobody is there."""
@@ -106,7 +124,7 @@ class ClientConnection(ABC):
                 while self._unsent:
                     encoded = self._unsent.popleft()
                     await self.put(encoded)
-                    self._num_unsent -= len(encoded)
+                    self.num_unsent -= len(encoded)
                 if self._closing:
                     await self.shut(*self._closing)
                     return

@@ -81,7 +81,7 @@ class Dialect(ABC):
             message = first
             while True:
                 try:
-                    message = message or await self.connection.receive()
+                    message = message or await self.connection.next_message()
                     if message is None or self.connection.is_closing:
                         break
                     if not self._is_moving:  # else it will be told so

@@ -52,7 +52,7 @@ class MistralRealtime(Dialect):
     def __init__(
         self, connection: Connection, engines: Engines, names: Sequence[str], model: str | None
     ):
-        """Begin.
+        """Begin with a client.
 
         Args:
             connection: of the client.
@@ -67,7 +67,6 @@ class MistralRealtime(Dialect):
         self._session, self._request_id = MistralSession(), uuid4().hex
         self._heard: LiveSpeech | None = None
         self._has_sound = self._has_ended = self._is_in_turn = False
-        self._pauses = list[dict[str, Any]]()  # in a sound, before its first word
         self._last_flush: int | None = None  # its number, if nothing was heard since
         self._texts, self._segments = list[str](), list[dict[str, Any]]()  # since the last `done`
         self._warnings = list[str]()
@@ -171,22 +170,13 @@ class MistralRealtime(Dialect):
             self._hear_turn(event)
 
     def _hear_turn(self, event: TurnStart | TurnEagerEnd | TurnResume | TurnEnd) -> None:
-        """Send an event of a turn, which begins with a word; a mere sound has none."""
-        fields: dict[str, Any] = {"type": TURNS[type(event)], "time_s": event.time}
+        """Send an event of a turn, which begins with a word; a sound without any is none."""
+        self._is_in_turn = self._is_in_turn or isinstance(event, TurnStart)
+        if self._is_in_turn:
+            ending = {"end_reason": event.reason} if isinstance(event, TurnEnd) else {}
+            self._send(TURNS[type(event)], time_s=event.time, **ending)
         if isinstance(event, TurnEnd):
-            fields["end_reason"] = event.reason
-        if isinstance(event, TurnStart):
-            self._is_in_turn = True
-            told, self._pauses = [fields, *self._pauses], []
-        elif self._is_in_turn:
-            told = [fields]
-        else:  # its first word may still come
-            told = []
-            self._pauses.append(fields)
-        for each in told:
-            self.connection.send(each)
-        if isinstance(event, TurnEnd):
-            self._is_in_turn, self._pauses = False, []
+            self._is_in_turn = False
 
     def end_speech(self) -> None:
         """Send the last words, if the client has ended its sound, and close the connection."""

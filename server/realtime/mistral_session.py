@@ -1,4 +1,4 @@
-"""What clients of Mistral's protocol ask of a session before they send sound."""
+"""Read what clients of Mistral's protocol ask of a session before they send sound."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from ...runtime.delay import delay_ms, untrained_delay
 from ...runtime.live.turns import TurnRules
 from ...runtime.transcriber import Transcriber
 from ..api_error import ApiError
-from .sound import SoundFormat
+from .sound import LEAST_RATE, MOST_RATE, SoundFormat
 from .speech import SpeechOptions
 
-LEAST_RATE, MOST_RATE = 8_000, 96_000  # Hz
 MOST_SILENCE_MS = 60_000
 # Thresholds on a probability that the hosted model gives; these are its defaults
 THRESHOLDS = {"start_threshold": 0.5, "eager_end_threshold": 0.5, "end_threshold": 0.33}

@@ -11,6 +11,8 @@ from ...errors import AudioError
 from ...runtime.audio.container.encodings import floats_of, sample_bytes
 from ...runtime.audio.samples import check_samples
 
+LEAST_RATE, MOST_RATE = 8_000, 96_000  # Hz, where a client may choose
+
 
 @dataclass(frozen=True, slots=True)
 class SoundFormat:

@@ -91,10 +91,10 @@ class Client:
 
 
 @contextmanager
-def connected(port: int) -> Iterator[Client]:
-    """Connect, and read `session.created`."""
+def connected(port: int, **options: Any) -> Iterator[Client]:
+    """Connect, and read `session.created`; options are those of `connect`."""
     address = f"ws://127.0.0.1:{port}/v1/realtime?intent=transcription"
-    with connect(address, max_size=None) as socket:
+    with connect(address, max_size=None, **options) as socket:
         client = Client(socket)
         assert client.read()["type"] == "session.created"
         yield client

@@ -6,8 +6,11 @@ import asyncio
 import base64
 import io
 import json
+import random
 import re
-from contextlib import contextmanager
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +105,13 @@ class Wire:
                 return event
 
     def rest(self) -> list[Any]:
-        """Return all events until the server closes, and how it does."""
+        """Return all events until the connection is closed, and the server's code if it says so."""
         events = []
         try:
             while True:
                 events.append(self.next())
         except ConnectionClosed as closed:
-            assert closed.rcvd
-            return [*events, closed.rcvd.code]
+            return [*events, closed.rcvd and closed.rcvd.code]
 
 
 @contextmanager
@@ -378,23 +380,18 @@ def test_many_segments(line, monkeypatch):
     assert "segments: too many" in done.additional_properties["warnings"][-1]
 
 
-@pytest.mark.parametrize(
-    "silence, ends",
-    [
-        (600, ["start", "eager_end", "end"] * 2),
-        (2_000, ["start", "eager_end", "resume", "eager_end", "end"]),
-    ],
-)
-def test_turns(api, silence, ends):
-    """A client without a detector hears when somebody has begun, has paused, and has finished."""
-    sound = encoded(with_silences([samples_of(CLIP), samples_of(OTHER)]))
-    rules = {"min_silence_ms": silence, "end_timeout_ms": 9_000}
-    _, updated, *events, done = transcribed(api, sound, turn_detection=rules)
+PAUSED = with_silences([samples_of(CLIP), samples_of(OTHER)])  # for 1.2 s each time
+
+
+def test_turns(api):
+    """A client without a detector hears when somebody has begun, and has finished."""
+    rules = {"min_silence_ms": 600, "end_timeout_ms": 9_000}
+    _, updated, *events, done = transcribed(api, encoded(PAUSED), turn_detection=rules)
     told = updated.session.turn_detection
-    assert (told.min_silence_ms, told.end_timeout_ms, told.end_threshold) == (silence, 9_000, 0.33)
+    assert (told.min_silence_ms, told.end_timeout_ms, told.end_threshold) == (600, 9_000, 0.33)
 
     turns = [event for event in events if event.type.startswith("turn.")]
-    assert [event.type.removeprefix("turn.") for event in turns] == ends
+    assert [event.type for event in turns] == ["turn.start", "turn.eager_end", "turn.end"] * 2
     times = [event.time_s for event in turns]
     assert times == sorted(times) and 0.9 < times[0] < 2.0
 
@@ -406,11 +403,22 @@ def test_turns(api, silence, ends):
             texts.append("")
         elif event.type == "transcription.text.delta":
             texts[-1] += event.text
-    assert texts.pop() == "" and done.text == "".join(texts)
-    expected = [TEXT, TEXTS[OTHER.name]]
-    assert [text.strip() for text in texts] == (
-        expected if len(texts) == 2 else [" ".join(expected)]
-    )
+    assert [text.strip() for text in texts] == [TEXT, TEXTS[OTHER.name], ""]
+    assert done.text == "".join(texts)
+
+
+def test_a_pause_in_a_turn(line):
+    """It may be the end; if the speech goes on, that is told."""
+    line.send("session.update", session={"turn_detection": {"min_silence_ms": 2_000}})
+    half = int(2.3 * 16_000) + len(samples_of(CLIP))
+    line.append(encoded(PAUSED[:half]))
+    line.next("turn.start")
+    line.next("turn.eager_end")
+    line.append(encoded(PAUSED[half:]))
+    line.next("turn.resume")
+    line.send("input_audio.end")
+    *events, done, _ = line.rest()
+    assert events[-1].type == "turn.end" and done.text == f"{TEXT} {TEXTS[OTHER.name]}"
 
 
 def test_a_noise_is_no_turn(api):
@@ -419,3 +427,64 @@ def test_a_noise_is_no_turn(api):
     sound = encoded(np.concatenate((1e-4 * noise, 0.05 * noise, 1e-4 * noise)))
     *_, updated, done = transcribed(api, sound, turn_detection={})
     assert updated.type == "session.updated" and not done.text
+
+
+def some_value(draw: random.Random) -> Any:
+    words = ["", "Ada", "x" * 200, "\udc00", "pcm_s16le", "pcm_mulaw", None, True, False, [], {}]
+    return draw.choice([*words, ["Ada"], [1], -1, 0, 80, 480, 8_000, 16_000, 0.33, 1e300, 1 << 70])
+
+
+def some_message(draw: random.Random) -> str | bytes:
+    """Return a message, most often a good one, or something else."""
+    if draw.random() < 0.03:
+        return draw.choice([draw.randbytes(50), "{", "null", '"x"', "[1]", '{"type": 1}'])
+    session = {
+        "audio_format": {"encoding": "pcm_s16le", "sample_rate": draw.choice([8_000, 16_000])},
+        "target_streaming_delay_ms": draw.choice([80, 480, 2_400, 100]),
+        "context_bias": ["lamp", "bathroom"],
+        "turn_detection": draw.choice([None, {}, {"min_silence_ms": 100}]),
+    }
+    kept = draw.sample(sorted(session), draw.randrange(5))
+    sound = base64.b64encode(draw.randbytes(draw.choice([0, 1, 320, 3_200]))).decode()
+    message: dict[str, Any] = draw.choices(
+        [
+            {"type": "session.update", "session": {name: session[name] for name in kept}},
+            {"type": "input_audio.append", "audio": sound},
+            {"type": "input_audio.flush"},
+            {"type": "input_audio.end"},
+        ],
+        [3, 12, 3, 1],
+    )[0]
+    if draw.random() < 0.15:
+        place = message.get("session") if draw.random() < 0.7 else message
+        place = place or message
+        place[draw.choice([*place, "x", "language", "diarize"])] = some_value(draw)
+    return json.dumps(message)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_messages(api, caplog, seed):
+    """Each of 1,000 is taken or refused, and events are known; another client's text stays."""
+    draw, left = random.Random(seed), 1_000
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(transcribed, api, SOUND)
+        while left > 0:
+            with wire(api) as line:
+                answers = threads.submit(line.rest)
+                with suppress(ConnectionClosed):
+                    for _ in range(draw.randrange(1, 80)):
+                        left -= 1
+                        line.socket.send(some_message(draw))
+                    if draw.random() < 0.2:
+                        line.send("input_audio.end")
+                        answers.result(TIMEOUT)
+                if draw.random() < 0.5:
+                    with suppress(OSError):  # the server has left before
+                        line.socket.socket.shutdown(socket.SHUT_RDWR)
+                line.socket.close()
+                answers.result(TIMEOUT)
+        assert other.result()[-1].text == TEXT
+    until(lambda: not api.engines.live)
+    assert not api.engines.engines[0].metrics.streams
+    faults = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert not [each for each in faults if each.name != "websockets.client"]  # the test's own

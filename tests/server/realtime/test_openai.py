@@ -16,8 +16,10 @@ from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.openai_client import TRANSCRIPTION, check_event, connected
 from support.realtime import encoded, pieces, sound
 from support.servers import until
+from websockets.exceptions import ConnectionClosed
 
 from voxtral_onnx import Transcriber
+from voxtral_onnx.server.realtime import connection
 
 OTHER = SAMPLES / "time-flite.wav"
 SECOND = 48_000  # bytes, of 24 kHz
@@ -481,6 +483,33 @@ def test_a_client_that_vanishes_frees_its_slot(port, engine):
         client.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.socket.socket.close()
         until(lambda: not engine.metrics.streams)
+
+
+def test_a_client_that_does_not_read_is_cut(api, engine, monkeypatch):
+    """Its slot is free though it says nothing more; if it reads after all it finds the reason."""
+    until(lambda: not api.engines.live)
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # small before it connects
+    own.connect(("127.0.0.1", api.port))
+    with connected(api.port, sock=own, compression=None) as client:
+        (dialect,) = api.engines.live
+        wrong = json.dumps({"type": "", "event_id": "x" * 500})
+
+        def waits() -> bool:
+            for _ in range(200):
+                client.socket.send(wrong)
+            return dialect.connection.num_unsent > 500_000
+
+        until(waits)
+        client.append(sound(CLIP))
+        until(lambda: engine.metrics.streams)
+        monkeypatch.setattr(connection, "MOST_UNSENT", 0)  # the next word is too much
+        until(lambda: not api.engines.live and not engine.metrics.streams)
+        with pytest.raises(ConnectionClosed) as error:
+            while client.read():
+                pass
+        assert error.value.rcvd and error.value.rcvd.code == 1008
+        assert error.value.rcvd.reason == "too many messages wait to be taken"
 
 
 def test_all_streams_are_taken(port, engine):
