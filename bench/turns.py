@@ -165,7 +165,7 @@ def differing(one: str, other: str) -> int:
 
 
 def main(
-    limit: Annotated[int, typer.Option(min=4, help="Sentences of each kind to speak.")] = 48,
+    limit: Annotated[int, typer.Option(min=4, help="Sentences of each kind to speak.")] = 120,
     out: harness.Out = harness.RESULTS / "turns.json",
 ) -> None:
     """Measure on tiny where turns are heard to end, and what flushes do to words."""

@@ -10,7 +10,7 @@ as the time until the next tick is known to suffice for them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
 from time import perf_counter
@@ -261,6 +261,21 @@ class Ticker:
         nearest = min(self._costs, key=lambda known: abs(known - bits))
         return self._costs[nearest] * 2.0 ** max(0, bits - nearest)
 
+    def _most(self, waiting: Collection[int], left: float) -> int:
+        """Return how many tokens of each stream a call takes, so that none waits for another.
+
+        Args:
+            waiting: tokens of the streams that have some.
+            left: seconds until the next tick; none left if it is due.
+        """
+        if left <= 0 and any(tokens <= self.tick_tokens for tokens in waiting):
+            return self.tick_tokens
+        most = min(CATCH_UP // max(1, len(waiting)), self.encoder.max_tokens)
+        if left <= 0:
+            return max(self.tick_tokens, most)
+        cost = self._cost(len(waiting))
+        return max(1, min(most, int(left / cost))) if cost else 1
+
     def choose(self) -> dict[LiveRecording, np.ndarray]:
         """Return the samples that the next call encodes, by recording."""
         # Find what has come, and what is to be caught up with
@@ -271,14 +286,9 @@ class Ticker:
         if not is_due:
             waiting = {each: waiting[each] for each in self._behind if each in waiting}
         waiting = {each: tokens for each, tokens in waiting.items() if tokens > 0}
-        is_late = not is_due or all(tokens > tick for tokens in waiting.values())
+        most = self._most(waiting.values(), left)
 
-        # Take as much of each as others do not have to wait for
-        most, cost = tick, self._cost(len(waiting))
-        if is_late and waiting and (is_due or cost):
-            most = CATCH_UP // len(waiting)
-            most = most if is_due else min(most, int(left / cost))
-        most = max(1 if not is_due else tick, min(most, self.encoder.max_tokens))
+        # Take it
         chosen = dict[LiveRecording, np.ndarray]()
         for each in waiting:
             samples = each.next_samples(self.model, most)

@@ -105,9 +105,7 @@ class TurnDetector:
         Args:
             num_tokens: of the stream when it was flushed here; None if it was not.
         """
-        if not self._is_ending:  # the tokens have ended it meanwhile
-            return
-        assert self._sound_end is not None
+        assert self._is_ending and self._sound_end is not None
         pause = self._sound_end / self._rate
         reached = _Reached(inf, pause + LONGEST_WORD_SECONDS)
         if num_tokens is not None:

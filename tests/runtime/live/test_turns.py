@@ -134,6 +134,19 @@ def test_a_pause_behind_the_only_word_is_told_when_that_has_come():
     assert heard.finish() == ["SpeechStart", "TurnStart", "TurnEagerEnd", "yes", "TurnEnd"]
 
 
+@pytest.mark.parametrize("flushes", [True, False])
+def test_a_word_right_at_the_start_of_the_next_turn_is_its_own(flushes):
+    heard = Conversation(flushes=flushes)
+    heard.hear(1.0)
+    heard.hear(1.0, 0.1, "one")
+    heard.hear(RULES.min_silence + 0.02)
+    heard.hear(0.02, 0.1, "two")
+    heard.hear(0.5, 0.1)
+    order = [name for name in heard.finish() if name != "TurnEagerEnd"]
+    turn = ["SpeechStart", "TurnStart", "one", "TurnEnd"]
+    assert order == [*turn, *(each.replace("one", "two") for each in turn)]
+
+
 def test_a_click_is_no_speech():
     heard = Conversation()
     heard.hear(1.0)
