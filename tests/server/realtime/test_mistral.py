@@ -7,7 +7,8 @@ import base64
 import io
 import json
 import re
-from contextlib import contextmanager
+import socket
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
