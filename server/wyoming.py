@@ -94,11 +94,11 @@ class WyomingServer:
         except asyncio.CancelledError:  # the server ends
             connection.abort()
         finally:
-            try:
+            # Some versions of asyncio log a task that ends as a cancelled one
+            with suppress(asyncio.CancelledError):
                 await connection.end()
-            finally:
-                writer.transport.abort()
-                self._clients.discard(task)
+            writer.transport.abort()
+            self._clients.discard(task)
 
 
 class WyomingConnection(ClientConnection):
