@@ -63,6 +63,15 @@ def toy_model():
     )  # no choice in the streams of the tests is close
 
 
+@pytest.fixture(scope="session", autouse=True)
+def folders_of_session(tmp_path_factory):
+    """Keep what exports for several tests remember from what other processes remember."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("STATE", "CACHE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_checkpoint(toy_model, tmp_path_factory):
     """The toy model's folder in Mistral's layout."""
