@@ -15,6 +15,7 @@ ALIASES = (
     "voxtral-mini-transcribe-realtime-2602",
     "voxtral-mini-transcribe-realtime-3",
     "voxtral-mini-transcribe-realtime-latest",
+    "voxtral-mini-latest",
 )
 
 

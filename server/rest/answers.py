@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -103,6 +104,32 @@ class VerboseTranscription(BaseModel):
     warnings: list[str] | None = Field(default=None, description="As in `json`.")
 
 
+class MistralUsage(BaseModel):
+    """The amount of audio that was transcribed, in seconds begun."""
+
+    prompt_audio_seconds: int
+
+
+class MistralSegment(BaseModel):
+    """A sentence or a word."""
+
+    type: Literal["transcription_segment"] = "transcription_segment"
+    text: str
+    start: float
+    end: float
+
+
+class MistralTranscription(BaseModel):
+    """The answer to Mistral's clients."""
+
+    model: str
+    text: str
+    language: None = Field(default=None, description="null: the model does not tell.")
+    usage: MistralUsage
+    segments: list[MistralSegment] | None = None
+    warnings: list[str] | None = Field(default=None, description="As in `json`.")
+
+
 def usage(duration: float) -> Usage:
     """Return the usage of a recording of so many seconds."""
     return Usage(seconds=round(duration, 3))
@@ -147,6 +174,32 @@ def _segment(number: int, cue: Sequence[Segment]) -> VerboseSegment:
     )
 
 
+def of_mistral(
+    transcript: Transcript, model: str, granularities: Sequence[str], warnings: list[str]
+) -> MistralTranscription:
+    """Return a transcript as Mistral's API gives it.
+
+    Args:
+        transcript: whole.
+        model: as the client calls it.
+        granularities: of the segments: sentences, or words; none without.
+        warnings: what was left out.
+    """
+    segments = None
+    if granularities:
+        parts = verbose(transcript, granularities[-1:], [])
+        found = [(each.text, each.start, each.end) for each in parts.segments or ()]
+        found += [(each.word, each.start, each.end) for each in parts.words or ()]
+        segments = [MistralSegment(text=text, start=start, end=end) for text, start, end in found]
+    return MistralTranscription(
+        model=model,
+        text=transcript.text,
+        usage=MistralUsage(prompt_audio_seconds=ceil(transcript.duration)),
+        segments=segments,
+        warnings=warnings or None,
+    )
+
+
 def logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Logprob]:
     """Return how likely tokens were."""
     return [
@@ -161,7 +214,7 @@ def logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Logprob]:
 
 def json_of(answer: BaseModel) -> dict[str, Any]:
     """Return the JSON object of an answer, without what it does not have."""
-    kept = {"no_speech_prob"}
+    kept = {"no_speech_prob", "language"}
     values = answer.model_dump()
 
     def lean(value: Any) -> Any:

@@ -18,8 +18,10 @@ from ...limits import HOTWORDS, KB
 from ...runtime.hotwords import check_lengths
 from ..api_error import ApiError
 
+MISTRAL_PATH = "/v1/audio/transcriptions/realtime"
 MOST_FIELDS = 2000  # hotwords are a field each
-MAY_BE_EMPTY = ("keywords", "language", "languages", "model", "prompt")  # and then say nothing
+# They say nothing then
+MAY_BE_EMPTY = ("context_bias", "keywords", "language", "languages", "model", "prompt")
 _NAME = re.compile(r"([a-z_]+)(\[[a-z0-9_]*\])?")  # OpenAI's clients write lists as keywords[]
 # Fields of OpenAI's that this model cannot follow, and why
 _WITHOUT_SPEAKERS = "the model does not tell speakers apart; channels=split separates channels"
@@ -69,6 +71,22 @@ class Fields(BaseModel):
         default=None, description="Ignored, with a warning: the model detects the language."
     )
     languages: list[str] = Field(default=[], description="Ignored, as `language`.")
+    diarize: bool | None = Field(
+        default=None,
+        description="false, of Mistral's clients, which are answered as Mistral does: the model, "
+        "the text and `usage`, with `segments` if `timestamp_granularities` asks for them.",
+    )
+    context_bias: list[str] = Field(default=[], description="Of Mistral's clients: `keywords`.")
+
+    @property
+    def is_of_mistral(self) -> bool:
+        """Return whether a client of Mistral's asks, which always says so."""
+        return self.diarize is not None
+
+    @property
+    def hotwords(self) -> list[str]:
+        """Return the words and phrases that are made likelier."""
+        return [word for word in (*self.keywords, *self.context_bias) if word.strip()]
 
     @property
     def warnings(self) -> list[str]:
@@ -176,12 +194,20 @@ def _check(fields: Fields) -> None:
     Raises:
         ApiError: some are, or do.
     """
-    try:
-        check_lengths(fields.keywords)
-    except UsageError as error:
-        raise _refused("keywords", str(error)) from error
+    for name, words in (("keywords", fields.keywords), ("context_bias", fields.context_bias)):
+        try:
+            check_lengths(words)
+        except UsageError as error:
+            raise _refused(name, str(error)) from error
+    if fields.diarize:
+        raise _refused("diarize", _WITHOUT_SPEAKERS)
     kind = fields.response_format
-    if fields.timestamp_granularities and kind != "verbose_json":
+    if fields.is_of_mistral and (fields.stream or kind != "json"):
+        name = "stream" if fields.stream else "response_format"
+        raise _refused(
+            name, f"not with diarize, of Mistral's clients, whose text comes live at {MISTRAL_PATH}"
+        )
+    if fields.timestamp_granularities and kind != "verbose_json" and not fields.is_of_mistral:
         raise _refused("timestamp_granularities", "belongs to response_format=verbose_json")
     for name, value in (("stream", fields.stream), ("include", fields.include)):
         if value and kind != "json":
@@ -198,9 +224,11 @@ def _expected(name: str) -> str:
         return f"one of {', '.join(values['enum'])}"
     if "const" in values:
         return str(values["const"])
-    return {"temperature": "0, as the model has no other", "stream": "true or false"}.get(
-        name, "text"
-    )
+    return {
+        "temperature": "0, as the model has no other",
+        "stream": "true or false",
+        "diarize": "false",
+    }.get(name, "text")
 
 
 def _names() -> list[str]:

@@ -26,10 +26,12 @@ from ..names import names_of
 from .answers import (
     Delta,
     Done,
+    MistralTranscription,
     Transcription,
     VerboseTranscription,
     json_of,
     logprobs,
+    of_mistral,
     usage,
     verbose,
 )
@@ -94,7 +96,7 @@ _EXAMPLES = {
 }
 _ANSWER: dict[str, Any] = {
     "description": "The transcript, as `response_format` and `stream` ask for it",
-    "model": Transcription | VerboseTranscription,
+    "model": Transcription | VerboseTranscription | MistralTranscription,
     "content": _EXAMPLES,
     "headers": {
         WARNINGS: {
@@ -194,7 +196,7 @@ class OpenAIRest:
             file.file,
             make,
             channels=fields.channels,
-            hotwords=fields.keywords,
+            hotwords=fields.hotwords,
             is_prompt=fields.stream,
         )
 
@@ -222,6 +224,10 @@ class OpenAIRest:
     ) -> str | dict[str, Any]:
         """Return a transcript as it is asked for: plain text, or a JSON object."""
         warnings = _warnings(fields, transcript.source)
+        if fields.is_of_mistral:
+            name = fields.model or self.model_name
+            granularities = fields.timestamp_granularities
+            return json_of(of_mistral(transcript, name, granularities, warnings))
         if fields.response_format == "verbose_json":
             return json_of(verbose(transcript, fields.timestamp_granularities, warnings))
         if fields.response_format != "json":

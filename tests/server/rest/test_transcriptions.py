@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -21,6 +22,8 @@ import schemathesis
 import soundfile
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from mistralai.client import Mistral
+from mistralai.client.errors import SDKError
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.servers import TIMEOUT, until
@@ -130,6 +133,32 @@ def test_times(client, transcriber):
     assert all(each.no_speech_prob is None for each in found.segments)
     for before, after in zip(found.segments, found.segments[1:], strict=False):
         assert before.start < before.end <= after.start
+
+
+@pytest.mark.parametrize("granularities", [None, ["segment"], ["word"]])
+def test_mistral_s_package(api, granularities):
+    with Mistral(api_key="none", server_url=api.address) as mistral:
+        found = mistral.audio.transcriptions.complete(
+            model="voxtral-mini-latest" if granularities is None else "tiny",
+            file={"file_name": "a.wav", "content": CLIP.read_bytes()},
+            context_bias=["tuesday"],
+            timestamp_granularities=granularities,
+        )
+    assert found.text == TEXT and found.language is None
+    assert found.usage.prompt_audio_seconds == math.ceil(soundfile.info(CLIP).duration)
+    segments = found.segments or []
+    assert " ".join(each.text.strip() for each in segments) == (TEXT if granularities else "")
+    expected = {"segment": 1, "word": len(TEXT.split())}
+    assert len(segments) == (expected[granularities[0]] if granularities else 0)
+
+
+def test_mistral_s_package_cannot_have_speakers_or_a_stream(api):
+    with Mistral(api_key="none", server_url=api.address) as mistral:
+        file = {"file_name": "a.wav", "content": CLIP.read_bytes()}
+        with pytest.raises(SDKError, match="does not tell speakers apart"):
+            mistral.audio.transcriptions.complete(model="tiny", file=file, diarize=True)
+        with pytest.raises(SDKError, match="/v1/audio/transcriptions/realtime"):
+            mistral.audio.transcriptions.stream(model="tiny", file=file)
 
 
 @pytest.mark.parametrize("asked, kept", [(None, "segments"), ("word", "words")])
@@ -312,7 +341,7 @@ def test_python_of_the_page(api, tmp_path, monkeypatch, capsys):
         exec(block.replace("http://127.0.0.1:8000", api.address), names)
         assert capsys.readouterr().out.strip() == TEXT
     names["client"].close()
-    assert len(shown("python")) == 3
+    assert len(shown("python")) == 4
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
@@ -431,9 +460,11 @@ def test_the_description_is_kept(api):
 
         check()
         if operation.method == "post":
-            body = {"file": CLIP.read_bytes(), "stream": True}
             inner: Any = check
-            inner.hypothesis.inner_test(operation.Case(body=body, media_type="multipart/form-data"))
+            for asked in ({"stream": True}, {"response_format": "text"}, {"diarize": False}):
+                body = {"file": CLIP.read_bytes(), **asked}
+                case = operation.Case(body=body, media_type="multipart/form-data")
+                inner.hypothesis.inner_test(case)
     route = "POST /v1/audio/transcriptions"
     kinds = ("application/json", "text/plain", "text/event-stream")
     assert {(route, 200, kind) for kind in kinds} | {(route, 400, kinds[0])} <= seen
