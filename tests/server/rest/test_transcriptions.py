@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
+from mistralai.client.models import File
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.servers import TIMEOUT, until
@@ -140,7 +141,7 @@ def test_mistral_s_package(api, granularities):
     with Mistral(api_key="none", server_url=api.address) as mistral:
         found = mistral.audio.transcriptions.complete(
             model="voxtral-mini-latest" if granularities is None else "tiny",
-            file={"file_name": "a.wav", "content": CLIP.read_bytes()},
+            file=File(file_name="a.wav", content=CLIP.read_bytes()),
             context_bias=["tuesday"],
             timestamp_granularities=granularities,
         )
@@ -154,7 +155,7 @@ def test_mistral_s_package(api, granularities):
 
 def test_mistral_s_package_cannot_have_speakers_or_a_stream(api):
     with Mistral(api_key="none", server_url=api.address) as mistral:
-        file = {"file_name": "a.wav", "content": CLIP.read_bytes()}
+        file = File(file_name="a.wav", content=CLIP.read_bytes())
         with pytest.raises(SDKError, match="does not tell speakers apart"):
             mistral.audio.transcriptions.complete(model="tiny", file=file, diarize=True)
         with pytest.raises(SDKError, match="/v1/audio/transcriptions/realtime"):
