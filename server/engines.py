@@ -196,12 +196,16 @@ class Engines:
 class LiveClient(Protocol):
     """A client that speaks, as the end of the server needs it."""
 
-    async def move(self) -> None:
+    def move(self) -> None:
         """Let its words so far come, and tell it to connect to another server."""
         ...
 
     def stop(self) -> None:
         """End its connection with an error."""
+        ...
+
+    async def stopped(self) -> None:
+        """Wait until it was told, or long enough."""
         ...
 
 

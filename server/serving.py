@@ -25,6 +25,7 @@ from .guard.connections import (
 )
 from .log import logging_to_stderr
 from .realtime.connection import MOST_MESSAGE
+from .realtime.keepalive import PatientProtocol
 from .tls import self_signed
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def serve(
             log_config=None,
             log_level="warning",
             backlog=BACKLOG,
-            ws="websockets-sansio",
+            ws=PatientProtocol,
             ws_max_size=MOST_MESSAGE,
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PING_SECONDS,
@@ -137,7 +138,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.engines, self.drain_seconds, self._wyoming = engines, drain_seconds, wyoming
         self._ends_at: float | None = None  # monotonic seconds
-        self._moving = set[asyncio.Task[None]]()  # live connections that are told to move
+        self._has_moved = False  # live connections were told to move
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept clients."""
@@ -163,15 +164,20 @@ class DrainingServer(uvicorn.Server):
         if engines and engines.failure and self._ends_at is None:
             log.error("%s", engines.failure)
             self._drain(self.drain_seconds)
-        if engines and self._ends_at is not None and not self._moving:
-            self._moving = {asyncio.create_task(each.move()) for each in engines.live}
+        if engines and self._ends_at is not None and not self._has_moved:
+            self._has_moved = True
+            for each in engines.live:
+                each.move()
         num_open = engines.num_open + len(engines.live) if engines else 0
         if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
             if engines and num_open:
                 log.warning(
                     "recordings and live connections that are ended with an error: %d", num_open
                 )
+                live = [asyncio.create_task(each.stopped()) for each in engines.live]
                 engines.stop()
+                if live:
+                    await asyncio.wait(live, timeout=LAST_SECONDS)
             # For downloads, and answers on their way
             left = max(LAST_SECONDS, self._ends_at - time.monotonic())
             self.config.timeout_graceful_shutdown = math.ceil(left)

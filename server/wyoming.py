@@ -139,6 +139,7 @@ class WyomingConnection(ClientConnection):
             raise _malformed()
         if not isinstance(event.type, str) or not isinstance(event.data, dict):
             raise _malformed()
+        self.received = KB + len(event.payload or b"")
         return {"type": event.type, "event": event}
 
     def encoded(self, message: dict[str, Any]) -> bytes:

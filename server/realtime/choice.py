@@ -11,7 +11,8 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from ..api_error import ApiError
-from .connection import Connection
+from .connection import RESTART, Connection
+from .dialect import MOVE, RESTARTING, moving
 from .vllm import APPEND, COMMIT, UPDATE
 
 OPENAI, VLLM, AUTO = "openai", "vllm", "auto"
@@ -63,6 +64,10 @@ async def first_message(connection: Connection) -> dict[str, Any] | None:
     while not connection.is_closing:
         try:
             message = await connection.next_message()
+            if message is MOVE:
+                connection.send(neutral_error(moving()))
+                connection.close(RESTART, RESTARTING)
+                return None
             if message is not None:
                 dialect_of(message)
             return message

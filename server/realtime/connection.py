@@ -8,6 +8,7 @@ import binascii
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -24,21 +25,30 @@ log = logging.getLogger(__name__)
 NORMAL, POLICY, INTERNAL, RESTART, TRY_LATER = 1000, 1008, 1011, 1012, 1013
 MOST_MESSAGE = 16 * MB  # bytes of a client's message; OpenAI's limit on sound is 15 MB
 MOST_UNSENT = 2 * MB  # bytes that a client has not taken; 20 minutes of words, each a message
+MOST_AHEAD = 16 * MB  # bytes of messages that are read and not taken; one more is begun
 LAST_SECONDS = 20.0  # for a client to take what it was sent, when its connection ends
 INVALID_JSON, INVALID_EVENT = "invalid_json", "invalid_event"
 _encoder = msgspec.json.Encoder()
 
 
 class ClientConnection(ABC):
-    """A client's connection, which one task reads; any part of it may send."""
+    """A client's connection: one task takes its messages; any part of it may send.
+
+    Messages are read ahead of those that are taken, so that a client's leaving is noticed while
+    much of its sound waits for the engine.
+    """
 
     def __init__(self):
-        """Begin to send."""
+        """Begin to send and to read."""
         self._unsent, self.num_unsent = deque[str | bytes](), 0  # and their length
         self._wake, self._closing = asyncio.Event(), None
-        self._receiver: asyncio.Task[Any] | None = None  # that waits for a message
-        self._is_cut = False
+        self._inbox = asyncio.Queue[tuple[dict[str, Any] | ApiError | None, int]]()
+        self._num_ahead, self._has_room = 0, asyncio.Event()  # bytes that are not taken yet
+        self.received = 0  # bytes of the message that `receive` has returned
+        self.on_gone: Callable[[], None] = lambda: None  # called when the client has left
+        self.is_gone = False
         self._writer = asyncio.create_task(self._write())
+        self._reading = asyncio.create_task(self._read())
 
     @property
     def is_closing(self) -> bool:
@@ -46,16 +56,45 @@ class ClientConnection(ABC):
         return self._closing is not None
 
     async def next_message(self) -> dict[str, Any] | None:
-        """Return what `receive` does; None too when the client is cut off while it says nothing."""
-        self._receiver = asyncio.current_task()
-        try:
-            return await self.receive()
-        except asyncio.CancelledError:
-            if self._is_cut and self._receiver and not self._receiver.uncancel():
-                return None
-            raise
-        finally:
-            self._receiver = None
+        """Return the next message; None when the client has left or the connection is closed.
+
+        Raises:
+            ApiError: it is no message; the next one may be.
+        """
+        if self.is_gone or self.is_closing:
+            return None
+        message, size = await self._inbox.get()
+        self._num_ahead -= size
+        self._has_room.set()
+        if isinstance(message, ApiError):
+            raise message
+        return message
+
+    def interject(self, message: dict[str, Any] | None) -> None:
+        """Let a message be taken behind those that have come; None for the end of all."""
+        self._inbox.put_nowait((message, 0))
+
+    async def _read(self) -> None:
+        """Read messages until the client has left."""
+        message: dict[str, Any] | ApiError | None = None
+        while True:
+            while self._num_ahead > MOST_AHEAD:
+                self._has_room.clear()
+                await self._has_room.wait()
+            self.received = 0
+            try:
+                message = await self.receive()
+            except ApiError as error:
+                message = error
+            except Exception as error:
+                log.error("a connection cannot be read: %s: %s", type(error).__name__, error)
+                message = None
+            self._num_ahead += self.received
+            self._inbox.put_nowait((message, self.received))
+            if message is None:
+                self.is_gone = True
+                self.on_gone()
+                return
 
     @abstractmethod
     async def receive(self) -> dict[str, Any] | None:
@@ -92,10 +131,7 @@ class ClientConnection(ABC):
         if is_late:
             log.warning("a client does not take its messages, and is cut off")
             self._unsent.clear()
-            self._is_cut = True
             self.close(POLICY, "too many messages wait to be taken")
-            if self._receiver:
-                self._receiver.cancel()
         self._wake.set()
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
@@ -103,17 +139,24 @@ class ClientConnection(ABC):
         if self._closing is None:
             self._closing = code, reason
             self._wake.set()
+            self.interject(None)
+
+    async def sent(self) -> None:
+        """Wait until all is sent and the connection is closed, or long enough."""
+        await asyncio.wait({self._writer}, timeout=LAST_SECONDS)
 
     async def end(self) -> None:
         """Wait until all is sent and the socket is closed, or long enough; called last."""
         self.close()
-        await asyncio.wait({self._writer}, timeout=LAST_SECONDS)
+        await self.sent()
         self._writer.cancel()
+        self._reading.cancel()
 
     def abort(self) -> None:
         """Send nothing more, as nobody is there."""
         self._closing = self._closing or (NORMAL, "")
         self._writer.cancel()
+        self._reading.cancel()
 
     async def _write(self) -> None:
         """Send what waits, until the socket is closed."""
@@ -151,6 +194,7 @@ class Connection(ClientConnection):
         if message["type"] == "websocket.disconnect":
             return None
         text = message.get("text")
+        self.received = len(text or message.get("bytes") or b"")
         if text is None:
             raise ApiError("expected a text message with JSON, got a binary one", code=INVALID_JSON)
         try:

@@ -15,8 +15,8 @@ from .speech import LiveSpeech, SpeechEvent, SpeechOptions
 
 log = logging.getLogger(__name__)
 
-MOVE = "server_restarting"  # the code of an error: connect anew, to another server
-MOVE_REASON = "the server is about to end; connect anew"
+MOVE = {"type": "move"}  # stands among a client's messages where the server begins to end
+RESTARTING = "server_restarting"  # the code of an error: connect anew, to another server
 
 
 class Dialect(ABC):
@@ -38,7 +38,7 @@ class Dialect(ABC):
         self.connection, self.engines, self.names = connection, engines, tuple(names)
         self.speech: LiveSpeech | None = None
         self._events: asyncio.Task[None] | None = None
-        self._is_moving = False
+        self.is_moving = False  # its speech ends in the middle
 
     # What a dialect is made of
     @abstractmethod
@@ -77,14 +77,19 @@ class Dialect(ABC):
             first: message that was read already.
         """
         self.engines.live.add(self)
+        self.connection.on_gone = self.close_speech
         try:
+            if self.engines.is_draining:
+                self.stop()
             message = first
             while True:
                 try:
                     message = message or await self.connection.next_message()
-                    if message is None or self.connection.is_closing:
+                    if message is None or self.connection.is_gone or self.connection.is_closing:
                         break
-                    if not self._is_moving:  # else it will be told so
+                    if message is MOVE:
+                        await self._move()
+                    else:
                         await self.take(message)
                 except Exception as error:
                     self._refuse(error, message)
@@ -134,19 +139,26 @@ class Dialect(ABC):
             finally:
                 await asyncio.wait({events})
 
-    async def move(self) -> None:
-        """Let the client's words so far come, and tell it to connect to another server."""
-        self._is_moving = True
+    def move(self) -> None:
+        """Let the words of what has come follow, and tell the client to move to another server."""
+        self.connection.interject(MOVE)
+
+    async def _move(self) -> None:
+        self.is_moving = True
         try:
             await self.finish_speech()
         except Exception as failure:
             log.info("a client that is to move: %s", failure)
-        self.connection_ends(RESTART, ApiError(MOVE_REASON, status=503, code=MOVE))
+        self.connection_ends(RESTART, moving())
 
     def stop(self) -> None:
         """End the connection with an error, as the server ends."""
-        self.connection_ends(RESTART, ApiError(MOVE_REASON, status=503, code=MOVE))
+        self.connection_ends(RESTART, moving())
         self.close_speech()
+
+    async def stopped(self) -> None:
+        """Wait until the client was told, or long enough."""
+        await self.connection.sent()
 
     async def _hear(self, speech: LiveSpeech) -> None:
         """Tell the client of the events of its speech, until that ends."""
@@ -162,3 +174,8 @@ class Dialect(ABC):
     def _refuse(self, error: Exception, message: dict[str, Any] | None) -> None:
         if not self.connection.is_closing:
             self.refuse(refusal_of(error), message)
+
+
+def moving() -> ApiError:
+    """Return the error that a client is told before the server ends."""
+    return ApiError("the server is about to end; connect anew", status=503, code=RESTARTING)

@@ -224,7 +224,7 @@ class OpenAIRealtime(Dialect):
                     self._complete(item)
             case SpeechStart():
                 self._start_item(self._stream_start + event.time)
-            case TurnEnd():
+            case TurnEnd() if not self.is_moving:  # else the server ends it, not the speaker
                 self._end_item(self._stream_start + event.time)
             case StreamWarning():
                 self._items[0].warnings.append(event.text)
@@ -232,14 +232,7 @@ class OpenAIRealtime(Dialect):
                 pass
 
     def end_speech(self) -> None:
-        """Complete an item whose sound the client has not committed, as the stream has ended.
-
-        With turn detection the end of its turn has done so.
-        """
-        item = self._items[-1]
-        if self.session.options.turns is None and self.seconds > item.start:
-            self._close_item(self.seconds, self.seconds - item.start)
-            self._complete(self._items.popleft())
+        """Send nothing: what was committed is complete, and of the rest the server says why."""
 
     def _write(self, item: Item, token: Token) -> None:
         """Send what a token adds to an item."""
@@ -335,9 +328,9 @@ class OpenAIRealtime(Dialect):
         self._send("error", error={**error.body["error"], "event_id": said})
 
     def connection_ends(self, code: int, error: ApiError) -> None:
-        """Send of each item that waits for words that it has failed, and then the error."""
+        """Send of each item that is not complete that it has failed, and then the error."""
         for item in self._items:
-            if item.is_committed:
+            if item.is_committed or item.texts:
                 fields = error.body["error"]
                 self._send(
                     f"{TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=fields

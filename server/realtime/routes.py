@@ -33,9 +33,13 @@ DIALECTS: dict[str, type[Dialect]] = {OPENAI: OpenAIRealtime, VLLM: VllmRealtime
 
 
 @asynccontextmanager
-async def accepted(socket: WebSocket, subprotocol: str | None = None) -> AsyncIterator[Connection]:
-    """Accept a client, and close its connection in the end."""
-    await socket.accept(subprotocol)
+async def accepted(socket: WebSocket) -> AsyncIterator[Connection]:
+    """Accept a client, and close its connection in the end.
+
+    Of the subprotocols that it offers one is chosen, as browsers need it.
+    """
+    offered = socket.scope["subprotocols"]
+    await socket.accept(REALTIME if REALTIME in offered else next(iter(offered), None))
     connection = Connection(socket)
     try:
         yield connection
@@ -43,11 +47,9 @@ async def accepted(socket: WebSocket, subprotocol: str | None = None) -> AsyncIt
         await connection.end()
 
 
-async def serve_dialect(
-    socket: WebSocket, make: Callable[[Connection], Dialect], subprotocol: str | None = None
-) -> None:
+async def serve_dialect(socket: WebSocket, make: Callable[[Connection], Dialect]) -> None:
     """Accept a client, and speak a dialect with it until it leaves."""
-    async with accepted(socket, subprotocol) as connection:
+    async with accepted(socket) as connection:
         dialect = make(connection)
         dialect.greet()
         await dialect.run()
@@ -70,9 +72,7 @@ class Realtime:
 
     async def realtime(self, socket: WebSocket) -> None:
         """Serve a client in its dialect."""
-        offered = socket.scope["subprotocols"]
-        subprotocol = REALTIME if REALTIME in offered else next(iter(offered), None)
-        async with accepted(socket, subprotocol) as connection:
+        async with accepted(socket) as connection:
             if asks_for_beta(socket):
                 connection.send(neutral_error(ApiError(BETA_GONE, code="beta_api_gone")))
                 connection.close(POLICY, "beta_api_gone")
@@ -87,7 +87,11 @@ class Realtime:
                 undecided = OpenAIRealtime(connection, self.engines, self.names)
                 created = session_created(undecided.session_id, self.names)
                 connection.send(created | vllm_session_created())
-                message = await first_message(connection)
+                self.engines.live.add(undecided)
+                try:
+                    message = await first_message(connection)
+                finally:
+                    self.engines.live.discard(undecided)
                 if message is None:
                     return
                 is_openai = dialect_of(message) == OPENAI

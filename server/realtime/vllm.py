@@ -67,6 +67,7 @@ class VllmRealtime(Dialect):
         """Begin an utterance."""
         self._text, self._word = "", ""  # sent; and not yet
         self._segments, self._num_tokens = list[dict[str, Any]](), 0
+        self._is_whole = False  # the client has ended it
 
     def greet(self) -> None:
         """Send `session.created`."""
@@ -126,6 +127,7 @@ class VllmRealtime(Dialect):
 
     async def _end(self) -> None:
         """End the utterance: its last words follow."""
+        self._is_whole = True
         if self.speech is None:
             self.end_speech()  # nothing was said
             return
@@ -162,6 +164,8 @@ class VllmRealtime(Dialect):
     def end_speech(self) -> None:
         """Send the last word, and all of the utterance."""
         self._send_word()
+        if not self._is_whole:  # the server ends it, and says so
+            return
         streaming = self.engines.engines[0].transcriber.manifest.streaming
         prompt = 1 + streaming.left_pad_tokens if self._num_tokens else 0
         usage = {"prompt_tokens": prompt, "completion_tokens": self._num_tokens}

@@ -21,6 +21,7 @@ import uvicorn
 from voxtral_onnx.server.app import build_app
 from voxtral_onnx.server.guard.checks import guards
 from voxtral_onnx.server.page.site import Site
+from voxtral_onnx.server.realtime.keepalive import PatientProtocol
 
 # Instead of onnxruntime-web, which only browsers run
 FROM_VENDOR = {
@@ -56,7 +57,7 @@ def until(holds: Callable[[], object]) -> None:
 @contextmanager
 def running(app) -> Iterator[int]:
     """Run an application in a thread; gives its port."""
-    config = uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio")
+    config = uvicorn.Config(app, port=0, log_level="error", ws=PatientProtocol)
     process = uvicorn.Server(config)
     thread = threading.Thread(target=process.run)
     thread.start()

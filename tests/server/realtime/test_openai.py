@@ -540,15 +540,17 @@ def of_client(api, client):
 
 @pytest.mark.parametrize("turns", [None, {"type": "server_vad"}])
 def test_a_client_that_is_to_move(api, turns):
-    """Its words so far come, as an item that it has not committed, and then what it is to do."""
+    """Its words so far come, but not as an item that is whole; then what it is to do."""
     until(lambda: not api.engines.live)
     with connected(api.port) as client:
         client.update(turn_detection=turns)
         client.append(sound(CLIP) + bytes(SECOND // 5))
         dialect, loop = of_client(api, client)
-        asyncio.run_coroutine_threadsafe(dialect.move(), loop)
-        client.until("conversation.item.done")
-        assert client.events[-2]["transcript"] == text_of(client.events) == TEXT
+        loop.call_soon_threadsafe(dialect.move)
+        failed = client.until(f"{TRANSCRIPTION}.failed")
+        assert failed["error"]["code"] == "server_restarting"
+        assert text_of(client.events) == TEXT
+        assert "conversation.item.done" not in {each["type"] for each in client.events}
         assert client.read()["error"]["code"] == "server_restarting"
         with pytest.raises(ConnectionClosed, match="1012"):
             client.read()
@@ -559,15 +561,14 @@ def test_an_item_that_fails(api):
     until(lambda: not api.engines.live)
     with connected(api.port) as client:
         client.append(sound(LONG_CLIP), SECOND)
-        client.send("input_audio_buffer.commit")
         dialect, loop = of_client(api, client)
+        begun = client.events[-1]["item_id"]
         loop.call_soon_threadsafe(dialect.stop)
         failed = client.until(f"{TRANSCRIPTION}.failed")
         error = client.read()["error"]
         assert failed["error"]["message"] == error["message"]
         assert failed["error"]["type"] == error["type"] == "server_error"
-        committed = {each["type"]: each for each in client.events}["input_audio_buffer.committed"]
-        assert failed["item_id"] == committed["item_id"]
+        assert failed["item_id"] == begun
         with pytest.raises(ConnectionClosed, match="1012"):
             client.read()
 
