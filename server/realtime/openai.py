@@ -56,7 +56,7 @@ class Item:
     is_cleared: bool = False  # nobody wants its words
     texts: list[str] = field(default_factory=list)  # of its deltas
     held: list[Token] = field(default_factory=list)  # of the next delta
-    tokens: list[Token] = field(default_factory=list)  # if the client asks how likely they are
+    tokens: list[Token] = field(default_factory=list)  # of all its deltas
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -258,8 +258,7 @@ class OpenAIRealtime(Dialect):
             delta=text,
             **self._logprobs(item.held),
         )
-        if self.session.include:
-            item.tokens += item.held
+        item.tokens += item.held
         item.held.clear()
 
     def _start_item(self, time: float) -> None:

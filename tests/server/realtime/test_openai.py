@@ -202,6 +202,18 @@ def test_logprobs(client):
     assert not any("logprobs" in each for each in client.commit())
 
 
+def test_logprobs_asked_for_within_an_item(client):
+    """The whole item has those of all its words."""
+    client.append(sound(CLIP))
+    client.until(f"{TRANSCRIPTION}.delta")
+    session = {"include": ["item.input_audio_transcription.logprobs"]}
+    client.asked("session.update", "session.updated", session=session)
+    completed = client.commit()[-2]
+    parts = completed["logprobs"]
+    assert completed["transcript"] == TEXT
+    assert bytes(byte for each in parts for byte in each["bytes"]).decode().strip() == TEXT
+
+
 def test_what_stays_in_a_session(client):
     """What an update leaves out stays; null brings back what was at the beginning."""
     client.update(
