@@ -317,7 +317,9 @@ class WyomingClient(Dialect):
         return samples.mean(1, dtype=np.float32).astype("<f4").tobytes()
 
     async def _stop(self) -> None:
-        """End the utterance, and wait until its words have come."""
+        """End the utterance, and wait until its words have come; without one, do nothing."""
+        if self._format is None:
+            return
         self._has_stopped = True
         if self._rest:
             raise ApiError(f"audio-stop: {len(self._rest)} bytes are less than a sample")

@@ -56,7 +56,7 @@ class Item:
     is_cleared: bool = False  # nobody wants its words
     texts: list[str] = field(default_factory=list)  # of its deltas
     held: list[Token] = field(default_factory=list)  # of the next delta
-    tokens: list[Token] = field(default_factory=list)  # if the client asks how likely they are
+    tokens: list[Token] = field(default_factory=list)  # of all its deltas
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -206,6 +206,7 @@ class OpenAIRealtime(Dialect):
     async def _clear(self) -> None:
         """Drop the words of the buffer that have not come yet."""
         if self.speech and self.seconds > self._items[-1].start:
+            self._stop_item(self._items[-1], self.seconds)
             self._items[-1].is_cleared = True
             self._items.append(Item(self.seconds))
             with suppress(AudioError):  # of a sample that is not complete, which is dropped too
@@ -251,8 +252,7 @@ class OpenAIRealtime(Dialect):
             delta=text,
             **self._logprobs(item.held),
         )
-        if self.session.include:
-            item.tokens += item.held
+        item.tokens += item.held
         item.held.clear()
 
     def _start_item(self, time: float) -> None:
@@ -278,18 +278,22 @@ class OpenAIRealtime(Dialect):
             return
         start = item.start if item.speech_start is None else item.speech_start
         end = max(start, min(self.seconds, time + rules.silence_duration_ms / 1000))
+        self._close_item(end, end - start)
+        self._complete(self._items.popleft())
+
+    def _stop_item(self, item: Item, end: float) -> None:
+        """Tell that an item has no more speech, if its speech has begun."""
         if item.speech_start is not None:
             self._send(
                 "input_audio_buffer.speech_stopped",
                 audio_end_ms=round(1000 * end),
                 item_id=item.id,
             )
-        self._close_item(end, end - start)
-        self._complete(self._items.popleft())
 
     def _close_item(self, end: float, seconds: float) -> None:
         """Tell that the last item has all its sound, of so many seconds, and begin another."""
         item = self._items[-1]
+        self._stop_item(item, end)
         item.previous_id, self._last_id = self._last_id, item.id
         item.seconds, before = seconds, {"previous_item_id": item.previous_id}
         self._items.append(Item(end))

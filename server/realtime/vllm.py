@@ -138,6 +138,7 @@ class VllmRealtime(Dialect):
         if isinstance(event, Token):
             self._num_tokens += 1
             if self._every_token:
+                self._send_word()  # held until the client asked for every token
                 self._send(event.text)
             elif event.text and self._word and not event.text[0].isspace():
                 self._word += event.text

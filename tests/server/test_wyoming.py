@@ -156,6 +156,15 @@ def test_utterances(port):
     assert texts == [TEXT, "", "", TEXTS[OTHER.name]] and ends[-1] == len(events) - 1
 
 
+def test_a_stop_without_an_utterance(port):
+    """It has no transcript, neither before the first utterance nor behind one."""
+    stop, last = AudioStop().event(), Event("ping", {"text": "end"})
+    events = exchanged(port, stop, *spoken(), stop, stop, *spoken(OTHER), last, until="pong")
+    ends = [i + 1 for i, event in enumerate(events) if event.type == "transcript-stop"]
+    texts = [text_of(events[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    assert texts == [TEXT, TEXTS[OTHER.name]] and ends[-1] == len(events) - 1
+
+
 @pytest.mark.parametrize(
     "form",
     [

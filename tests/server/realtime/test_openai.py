@@ -202,6 +202,18 @@ def test_logprobs(client):
     assert not any("logprobs" in each for each in client.commit())
 
 
+def test_logprobs_asked_for_within_an_item(client):
+    """The whole item has those of all its words."""
+    client.append(sound(CLIP))
+    client.until(f"{TRANSCRIPTION}.delta")
+    session = {"include": ["item.input_audio_transcription.logprobs"]}
+    client.asked("session.update", "session.updated", session=session)
+    completed = client.commit()[-2]
+    parts = completed["logprobs"]
+    assert completed["transcript"] == TEXT
+    assert bytes(byte for each in parts for byte in each["bytes"]).decode().strip() == TEXT
+
+
 def test_what_stays_in_a_session(client):
     """What an update leaves out stays; null brings back what was at the beginning."""
     client.update(
@@ -417,18 +429,30 @@ def test_padding_of_a_turn(client, padding, start):
     assert event["audio_start_ms"] == start  # the clip itself begins with silence
 
 
+def check_speech(started, stopped):
+    """See that they are the beginning and the end of the speech of one item."""
+    assert started["type"] == "input_audio_buffer.speech_started"
+    assert stopped["type"] == "input_audio_buffer.speech_stopped"
+    assert started["item_id"] == stopped["item_id"]
+    assert started["audio_start_ms"] < stopped["audio_end_ms"]
+
+
 def test_a_turn_that_the_client_commits(client):
     """It has its words at once, and they do not come again when the turn ends."""
     client.update(turn_detection={"type": "server_vad"})
     client.append(sound(CLIP))
+    client.until("input_audio_buffer.speech_started")
     events = client.commit()
     assert events[-2]["transcript"] == TEXT
     client.append(bytes(2 * SECOND) + sound(OTHER) + bytes(2 * SECOND))
     client.until("conversation.item.done")
     assert client.events[-2]["transcript"] == TEXTS[OTHER.name]
-    kinds = [each["type"] for each in client.events]
-    assert kinds.count("input_audio_buffer.speech_started") == 2
-    assert kinds.count("input_audio_buffer.speech_stopped") == 1
+    started, stopped, *later = [each for each in client.events if "speech_st" in each["type"]]
+    check_speech(started, stopped)
+    check_speech(*later)
+    assert stopped["audio_end_ms"] == round(1000 * len(sound(CLIP)) / SECOND)
+    after = client.events[client.events.index(stopped) + 1]
+    assert (after["type"], after["item_id"]) == ("input_audio_buffer.committed", stopped["item_id"])
 
 
 def test_a_turn_that_the_client_clears(client):
@@ -441,6 +465,10 @@ def test_a_turn_that_the_client_clears(client):
     assert client.events[-2]["transcript"] == TEXT
     kinds = [each["type"] for each in client.events]
     assert kinds.count("conversation.item.done") == 1
+    started, stopped, *later = [each for each in client.events if "speech_st" in each["type"]]
+    check_speech(started, stopped)
+    check_speech(*later)
+    assert client.events.index(stopped) < kinds.index("input_audio_buffer.cleared")
 
 
 @pytest.mark.parametrize("threshold, is_heard", [(0.3, True), (1.0, False)])

@@ -99,6 +99,21 @@ def test_every_token(client):
     assert "".join(each["delta"] for each in deltas) == done["text"]
 
 
+def test_every_token_from_within_an_utterance(client):
+    """The word that is held then comes before what follows."""
+    client.send(UPDATE, model="tiny")
+    sound = pcm() + pcm()
+    client.speak(sound[: len(pcm())])
+    first = client.receive()  # so that the next word is held
+    client.send(UPDATE, model="tiny", every_token=True)
+    client.speak(sound[len(pcm()) :])
+    client.send(COMMIT, final=True)
+    *deltas, done = client.until("transcription.done")
+    assert done["text"].split() == 2 * TEXT.split()
+    assert "".join(each["delta"] for each in [first, *deltas]) == done["text"]
+    assert "" in [each["delta"] for each in deltas]
+
+
 def test_segments(client):
     client.send(UPDATE, model="tiny", timestamp_granularities=["segment"])
     assert client.receive()["timestamp_granularities"] == ["segment"]
