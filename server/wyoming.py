@@ -140,6 +140,8 @@ class WyomingConnection(ClientConnection):
         if not isinstance(event.type, str) or not isinstance(event.data, dict):
             raise _malformed()
         self.received = KB + len(event.payload or b"")
+        if AudioStart.is_type(event.type) or AudioStop.is_type(event.type):
+            self.is_speaking = AudioStart.is_type(event.type)
         return {"type": event.type, "event": event}
 
     def encoded(self, message: dict[str, Any]) -> bytes:
@@ -290,7 +292,6 @@ class WyomingClient(Dialect):
                 raise ApiError(f"audio-start: {name}: expected {few}, got {quoted(value)}")
         self._format, self._rest = form, b""
         self._texts, self._has_started, self._has_stopped = [], False, False
-        self.connection.is_speaking = True
 
     async def _append(self, chunk: AudioChunk) -> None:
         if self._format is None:
@@ -369,7 +370,7 @@ class WyomingClient(Dialect):
             self._begin_transcript()
             self._send(Transcript("".join(self._texts)))
             self._send(TranscriptStop())
-            self._format, self.connection.is_speaking = None, False
+            self._format = None
 
     def refuse(self, error: ApiError, message: dict[str, Any] | None) -> None:
         """Send an error, and close the connection."""
