@@ -111,6 +111,11 @@ class WyomingConnection(ClientConnection):
         self._bounded = _BoundedReader(reader)
         self.is_speaking = False  # so that the next event should come soon
 
+    @property
+    def still_listens(self) -> bool:
+        """Return whether the client has ended its side alone, as TCP lets it."""
+        return self._bounded.is_at_end
+
     async def receive(self) -> dict[str, Any] | None:
         """Return the next event; None when the client has left.
 

@@ -55,6 +55,11 @@ class ClientConnection(ABC):
         """Return whether no more messages will be sent."""
         return self._closing is not None
 
+    @property
+    def still_listens(self) -> bool:
+        """Return whether a client that sends no more may wait for answers."""
+        return False
+
     async def next_message(self) -> dict[str, Any] | None:
         """Return the next message; None when the client has left or the connection is closed.
 
@@ -92,8 +97,9 @@ class ClientConnection(ABC):
             self._num_ahead += self.received
             self._inbox.put_nowait((message, self.received))
             if message is None:
-                self.is_gone = True
-                self.on_gone()
+                if not self.still_listens:
+                    self.is_gone = True
+                    self.on_gone()
                 return
 
     @abstractmethod
