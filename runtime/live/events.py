@@ -55,7 +55,7 @@ class TurnResume:
 class TurnEnd:
     """The end of a turn, whose words have all come; of a sound without words too."""
 
-    time: float  # in seconds, where the pause began
+    time: float  # in seconds, where the pause began; no earlier than the event before it
     reason: Literal["threshold", "timeout"]  # it was silent for long enough; or no words came
 
 

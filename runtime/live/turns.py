@@ -1,15 +1,16 @@
 """Turns of a conversation: when somebody has begun to speak, and when they have finished.
 
 Two signals tell. The sound becomes quiet at once when somebody has finished; in noise, the model
-writes blanks, later by its delay. What was decided by the sound depends on the sound alone, not on
-how fast the model follows; it is reported when the words before it are there.
+writes blanks, later by its delay. An end that the sound tells depends on the sound alone, and is
+reported when the words before it are there. One that the blanks tell holds for the sound from when
+it is known, so in noise what follows depends on how far the model is behind.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
@@ -77,6 +78,7 @@ class TurnDetector:
         self._has_words = False
         self._early: TurnEagerEnd | None = None  # before the first word has come
         self._text_end = 0.0  # of the last text
+        self._told = 0.0  # the time of the last event reported
 
     # What the sound says
     def hear(self, samples: np.ndarray) -> int:
@@ -170,9 +172,9 @@ class TurnDetector:
         if not self._has_words:
             assert self._start is not None
             self._has_words = True
-            self._report(TurnStart(max(self._start, word)))
+            self._say(TurnStart(max(self._start, word)))
             if self._early:
-                self._report(self._early)
+                self._say(self._early)
                 self._early = None
         self._text_end = token.end
 
@@ -228,4 +230,9 @@ class TurnDetector:
             case TurnEnd():
                 self._start = self._early = None
                 self._has_words = False
-        self._report(event)
+        self._say(event)
+
+    def _say(self, event: Turn) -> None:
+        """Report an event, no earlier than the one before: words may have ended before a sound."""
+        self._told = max(self._told, event.time)
+        self._report(replace(event, time=self._told))

@@ -185,6 +185,18 @@ def test_in_noise_a_turn_ends_without_words():
     assert heard.events[-1].reason == "threshold"
 
 
+def test_an_end_is_no_earlier_than_the_speech_that_went_on():
+    """Though the words had ended before the sound that came after them."""
+    heard = Conversation()
+    heard.hear(1.0)
+    heard.hear(1.0, 0.1, "one two")
+    heard.hear(RULES.min_silence - 0.1)
+    heard.hear(RULES.timeout + 1, 0.1)
+    *_, resume, end = [each for each in heard.events if isinstance(each, TURNS)]
+    assert isinstance(resume, TurnResume) and isinstance(end, TurnEnd)
+    assert end.time == resume.time == pytest.approx(2.0 + RULES.min_silence - 0.1)
+
+
 def test_sounds_that_come_and_go_end_a_turn_in_time():
     heard = Conversation()
     heard.hear(1.0)
@@ -192,10 +204,11 @@ def test_sounds_that_come_and_go_end_a_turn_in_time():
     while heard.seconds < 2.0 + RULES.timeout + 1:
         heard.hear(0.3)
         heard.hear(0.3, 0.1)
-    ends = [each for each in heard.events if isinstance(each, TurnEnd)]
-    assert [each.reason for each in ends] == ["timeout"] and ends[0].time == pytest.approx(
-        2, abs=0.1
-    )
+    found = [each for each in heard.events if isinstance(each, TURNS)]
+    assert names(found).count("TurnEnd") == 1
+    *_, sound, end = found[: names(found).index("TurnEnd") + 1]
+    assert isinstance(sound, TurnResume | TurnEagerEnd) and isinstance(end, TurnEnd)
+    assert end.reason == "timeout" and end.time == sound.time < 2.0 + RULES.timeout + 0.6
 
 
 def test_words_that_the_sound_does_not_tell_of_are_in_a_turn():
@@ -246,6 +259,8 @@ def test_all_text_is_within_turns(sounds, flushes, min_silence):
             case str():
                 assert is_open and has_words
     assert not is_open
+    times = [event.time for event in heard.events if isinstance(event, TURNS)]
+    assert times == sorted(times)
 
 
 @pytest.fixture(scope="module")
