@@ -3,18 +3,21 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
+COUNT ?= 40
+REPEAT ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 DIST ?= dist
 
 VENV_GPU := .venv-gpu
 VENV_CLIENTS := .venv-clients
+VENV_RAY := .venv-ray
 
 # An editable install is found by a hook that only the environment's own start runs. Type checkers, the docs and other
 # interpreters look for the package as a folder: link it where they look.
 LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
 
-.PHONY: help demo demo-web install test test-clients test-gpu check docs fuzz soak bench web wheel clean
+.PHONY: help demo demo-web install test test-clients test-gpu test-ray check docs fuzz soak bench web wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +69,17 @@ $(VENV_CLIENTS)/dev.stamp:
 test-clients: $(VENV)/dev.stamp $(VENV_CLIENTS)/dev.stamp  ## let voice agents' plugins speak to a server of tiny
 	$(VENV_CLIENTS)/bin/python tests/clients/agents.py $(BIN)/voxtral-onnx serve --api-only --port 0 --no-open tiny
 
+# Ray brings packages that nothing else needs, and warns of its own functions.
+$(VENV_RAY)/dev.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV_RAY)
+	$(VENV_RAY)/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
+	$(VENV_RAY)/bin/pip install --quiet -e '.[cpu,export,trace,ray,serve,dev]' 'moto[server,s3]>=5,<6'
+	$(VENV_RAY)/bin/python $(LINK_PACKAGE)
+	touch $@
+
+test-ray: $(VENV_RAY)/dev.stamp  ## kill nodes, workers and drivers of a cluster here; COUNT clips, REPEAT times
+	REQUIRE=ray $(VENV_RAY)/bin/python -m pytest tests/cluster --count $(COUNT) --repeat $(REPEAT) $(PYTEST_ARGS)
+
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -115,4 +129,4 @@ wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact 
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(VENV_GPU) build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info
+	rm -rf $(VENV) $(VENV_GPU) $(VENV_RAY) build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info

@@ -87,7 +87,7 @@ class FileRun:
 
         # Find the files, and name their outputs
         failures: dict[str, VoxtralOnnxError] = {}
-        audio = find_audio(inputs, failures.__setitem__, _say_others)
+        audio = find_audio(inputs, failures.__setitem__, say_others)
         self.num_inputs = len(audio) + len(failures)
         if "-" in audio:
             require_stdin()
@@ -423,7 +423,8 @@ class FileRun:
         del work.source
 
 
-def _say_others(names: list[str]) -> None:
+def say_others(names: list[str]) -> None:
+    """Print which files of folders were not tried, because their names do not say sound."""
     more = "" if len(names) <= MOST_NAMED else f" and {len(names) - MOST_NAMED} more"
     files = f"{len(names)} other file{'s' * (len(names) > 1)} not tried"
     listed = ", ".join(names[:MOST_NAMED])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..limits import MOST_REPEATS
-from .values import batch_size
+from .values import batch_size, engine, output_folder
 
 # Panels of `--help`; options without one stand beside `--help` itself
 MODEL, INPUT, OUTPUT, DECODING, DEVICE = "Model", "Input", "Output", "Decoding", "Device and memory"
@@ -209,8 +209,15 @@ OutputFormat = Annotated[
     _value(OUTPUT, "--output-format -f", "FORMAT", "txt, json, srt, vtt, tsv, lrc; all with -o."),
 ]
 OutputFolder = Annotated[
-    Path | None,
-    _value(OUTPUT, "--output-dir -o", "FOLDER", "Folder for the files, made if missing.", False),
+    Any,
+    _value(
+        OUTPUT,
+        "--output-dir -o",
+        "FOLDER",
+        "Folder for the files, made if missing.",
+        False,
+        parser=output_folder,
+    ),
 ]
 JsonFormat = Annotated[bool, _flag(OUTPUT, "--json", "Same as --output-format json.")]
 StreamJson = Annotated[
@@ -280,7 +287,7 @@ AllowFallback = Annotated[
     bool, _flag(DEVICE, "--allow-fallback", "Let the CPU run what the device cannot.")
 ]
 Threads = Annotated[
-    int | None, _value(DEVICE, "--threads", "N", "Number of CPU threads.", "one per core", min=1)
+    int | None, _value(DEVICE, "--threads", "N", "CPU threads.", "one per core", min=1)
 ]
 BatchSize = Annotated[
     Any,
@@ -301,11 +308,20 @@ NoSplit = Annotated[
     ),
 ]
 Context = Annotated[
-    int, _value(DEVICE, "--context", "N", "How much past the model sees, in steps of 80 ms.")
+    int, _value(DEVICE, "--context", "N", "How much past it sees, in steps of 80 ms.")
 ]
 Prepacked = Annotated[
     Path | None,
-    _value(DEVICE, "--prepacked", "FOLDER", "Keep prepacked weights here, to load faster.", False),
+    _value(DEVICE, "--prepacked", "FOLDER", "Keep weights here, to load faster.", False),
+]
+
+Engine = Annotated[
+    str,
+    _value(DEVICE, "--engine", "NAME", "local, or ray: on a cluster, into -o.", parser=engine),
+]
+Address = Annotated[
+    str | None,
+    _value(DEVICE, "--address", "PLACE", "Ray's cluster, such as auto; else here.", False),
 ]
 
 # The page, and publishing

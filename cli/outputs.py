@@ -28,14 +28,20 @@ class Outputs:
     folder: Path | None = None  # None: the one format goes to stdout
 
     @classmethod
-    def choose(cls, name: str, folder: Path | None) -> Outputs:
+    def choose(cls, name: str, folder: Path | str | None) -> Outputs:
         """Return the outputs for the name of a format, or for `all`.
 
         Raises:
-            UsageError: an unknown format, several without a folder, or a file's name for a folder.
+            UsageError: an unknown format, several without a folder, a file's name for a folder, or
+                the address of a bucket.
         """
         from ..runtime.text.captions import FORMATS
 
+        if isinstance(folder, str):
+            raise UsageError(
+                f"--output-dir {folder}: expected a folder; transcribe --engine ray "
+                "writes to an address"
+            )
         kind = folder.suffix.lower().removeprefix(".") if folder else ""
         if folder and kind in FORMATS and not folder.is_dir():
             raise UsageError(

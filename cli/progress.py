@@ -262,9 +262,6 @@ class FilesProgress:
         """
         whole = self.total_seconds
         share = self.seconds / whole if whole else 0.0
-        full, empty = "━─" if encoding.startswith("utf") else "#-"
-        width = 20 if columns >= 80 else 10 if columns >= 60 else 6 if columns >= 40 else 0
-        filled = int(share * width)
         parts = [f"{share:4.0%}"]
         if self.seconds:
             parts.append(f"{format_time((whole - self.seconds) / self.speed)} left")
@@ -275,8 +272,16 @@ class FilesProgress:
             parts.append(f"{position} of {duration} of {in_work[0].name}")
         if self.seconds and in_work:
             parts.append(f"{self.speed:.1f}x real time")
-        bar = full * filled + empty * (width - filled)
-        return f"{bar} {', '.join(parts)}".strip()
+        return progress_line(share, parts, columns, encoding)
+
+
+def progress_line(share: float, parts: list[str], columns: int, encoding: str) -> str:
+    """Return a status line: a bar that is filled to a share, as far as there is room, and parts."""
+    full, empty = "━─" if encoding.startswith("utf") else "#-"
+    width = 20 if columns >= 80 else 10 if columns >= 60 else 6 if columns >= 40 else 0
+    filled = int(share * width)
+    bar = full * filled + empty * (width - filled)
+    return f"{bar} {', '.join(parts)}".strip()
 
 
 def _size(path: str) -> int:

@@ -35,11 +35,14 @@ def transcribe(
     no_split: options.NoSplit = False,
     context: options.Context = 8192,
     prepacked: options.Prepacked = None,
+    engine: options.Engine = "local",
+    address: options.Address = None,
 ) -> None:
     """Transcribe files; words appear on stdout as they are decoded.
 
     For speech as it is spoken, use [b]voxtral-onnx listen[/].
     """
+    from .archive import find_place, transcribe_archive
     from .files import FileRun
     from .models import hotword_options, open_transcriber, raw_sound, vad_option
     from .outputs import Outputs
@@ -48,32 +51,29 @@ def transcribe(
     # Check the options before a model is loaded
     if not audio:
         raise UsageError("name files to transcribe; for a microphone run: voxtral-onnx listen")
-    outputs = Outputs.choose("json" if as_json else output_format, output_dir)
+    model_options = hotword_options(hotwords, hotword_bias)
+    sound = {"gain": gain, "channels": channels, "raw": raw_sound(raw, rate, raw_channels)}
+    model_options |= {"precision": precision, "offline": offline, "alternatives": alternatives}
+    model_options |= {"delay_ms": delay, "vad": vad_option(vad, vad_model), "context": context}
+    model_options |= {"blank_guard": not no_blank_guard, "threads": threads, "device": device}
+    model_options |= {"allow_fallback": allow_fallback, "prepacked": prepacked}
+    model_options |= {"batch_size": batch_size}
+    kind, split = "json" if as_json else output_format, not no_split
+    if engine == "ray":
+        claim_stdout(is_only_place=False)
+        place = find_place(kind, output_dir, address)
+        return transcribe_archive(audio, place, {"model": model, **model_options}, sound, split)
+    outputs = Outputs.choose(kind, output_dir)
+    if address:
+        raise UsageError("--address is that of a cluster: add --engine ray")
     if alternatives and "json" not in outputs.formats:
         raise UsageError("--alternatives are written as JSON: add --json")
     if resume and channels == "split":
         raise UsageError("--resume: no journal is kept of split channels; leave it out")
-    model_options = hotword_options(hotwords, hotword_bias)
-    sound = {"gain": gain, "channels": channels, "raw": raw_sound(raw, rate, raw_channels)}
     claim_stdout(is_only_place=output_dir is None)
     run = FileRun(outputs, resume=resume, skip_existing=skip_existing)
     if not run.find(audio):
         return run.end()
-
-    model_options |= {
-        "precision": precision,
-        "offline": offline,
-        "alternatives": alternatives,
-        "delay_ms": delay,
-        "vad": vad_option(vad, vad_model),
-        "blank_guard": not no_blank_guard,
-        "device": device,
-        "allow_fallback": allow_fallback,
-        "threads": threads,
-        "batch_size": batch_size,
-        "context": context,
-        "prepacked": prepacked,
-    }
     with outputs.made_folder(), open_transcriber(model, model_options) as transcriber:
-        run.run(transcriber, model_options, sound, split=not no_split)
+        run.run(transcriber, model_options, sound, split=split)
     run.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import overload
 
 from typer import BadParameter
@@ -15,6 +16,7 @@ from ..limits import MOST_STREAMS
 # without anything sent or taken, and requests at once of a client
 REQUEST_LIMITS = {"body": 512.0, "audio": 4, "total": 6, "header": 10, "idle": 60, "requests": 16}
 MOST_PORT = 65_535
+ENGINES = ("local", "ray")
 REALTIME_DIALECTS = ("auto", "openai", "vllm")
 UNITS = {
     "": 1,
@@ -59,6 +61,22 @@ def batch_size(value: int | str) -> int | str:
     if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_STREAMS:
         raise BadParameter(f"expected 1 to {MOST_STREAMS}, or auto, got {quoted(text)}")
     return int(text)
+
+
+def engine(text: str) -> str:
+    """Return the name of what transcribes files; typer calls it.
+
+    Raises:
+        BadParameter: there is none of that name.
+    """
+    if text not in ENGINES:
+        raise BadParameter(f"expected {' or '.join(ENGINES)}, got {quoted(text)}")
+    return text
+
+
+def output_folder(text: str | Path) -> str | Path:
+    """Return a folder for outputs, or the address of one, such as s3://…; typer calls it."""
+    return text if isinstance(text, str) and "://" in text else Path(text)
 
 
 def parse_numbers(what: str, text: str, *, last: int) -> list[int]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 DONE = (  # folders and files below the root
     "bench",
     "cli",
+    "cluster",
     "examples",
     "exporter",
     "publish",

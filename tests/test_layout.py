@@ -56,6 +56,7 @@ LAYERS = (  # rooms and files; each may import from those above it in this list,
     ("runtime.forecast",),
     ("verification",),
     ("server",),
+    ("cluster",),
     ("publish",),
     ("cli",),
     ("__main__", "__init__"),
@@ -72,7 +73,7 @@ PAGE_ROOMS = {  # room: the rooms that it may load
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}
 NEEDS_EXPORT_PACKAGES = ("exporter", "quant", "verification")
-FOLDERS = ("cli", "exporter", "quant", "runtime", "verification", "server", "publish")
+FOLDERS = ("cli", "cluster", "exporter", "quant", "runtime", "verification", "server", "publish")
 ROOMS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -179,7 +180,7 @@ def test_command_line_imports_heavy_things_late(name):
     names = imports(ROOT / name, at_load=True)
     assert not foreign(names) & HEAVY
     tops = {room.partition(".")[0] for room in own(names)}
-    assert not tops & {"verification", "exporter", "quant", "runtime", "manifest"}
+    assert not tops & {"verification", "exporter", "quant", "runtime", "manifest", "cluster"}
 
 
 def test_public_names_are_listed_before_they_are_used():
@@ -202,6 +203,12 @@ def test_a_certificate_is_read_without_export_packages(name):
     assert not foreign(imports(ROOT / "verification" / name, at_load=True)) & EXPORT_ONLY
 
 
+def test_ray_is_imported_for_clusters_alone():
+    for file in FILES:
+        if foreign(imports(file)) & {"ray", "pyarrow"}:
+            assert module_of(file).startswith("cluster."), file
+
+
 def test_onnxruntime_is_imported_late():
     for file in FILES:
         assert "onnxruntime" not in foreign(imports(file, at_load=True)), file
@@ -219,11 +226,11 @@ def test_onnxruntime_is_imported_behind_this_package():
 
 def test_packages_are_the_folders_with_an_init():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    aside = {"tests", "bench", "build", "dist", ".venv", "node_modules"}
+    aside = {"tests", "bench", "build", "dist", "node_modules"}
     found = {
         ".".join(("voxtral_onnx", *init.parent.relative_to(ROOT).parts))
         for folder in (ROOT, *ROOT.iterdir())
-        if folder.name not in aside
+        if folder.name not in aside and not folder.name.startswith(".")
         for init in folder.glob("__init__.py" if folder == ROOT else "**/__init__.py")
         if not aside & set(init.relative_to(ROOT).parts)
     }

@@ -83,6 +83,7 @@ def test_contents(wheel):
             "quant/**/*.py",
             "runtime/**/*.py",
             "verification/**/*.py",
+            "cluster/**/*.py",
             "server/**/*.py",
             "publish/*.py",
             "exporter/graph/ready/*/*",

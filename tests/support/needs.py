@@ -61,6 +61,12 @@ def need_openvino() -> None:
     require("hosts", {"openvino (pip install 'voxtral-onnx[hosts]')": is_there})
 
 
+def need_ray() -> None:
+    packages = ("ray", "pyarrow", "moto", "flask")
+    found = {name: importlib.util.find_spec(name) is not None for name in packages}
+    require("ray", {f"{name} (make test-ray)": is_there for name, is_there in found.items()})
+
+
 def need_chromium() -> None:
     require(
         "browser",
