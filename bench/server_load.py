@@ -26,6 +26,8 @@ import typer
 from realtime_client import RATES, Session, Target, speak_alone, speak_together
 
 from voxtral_onnx.assets import SAMPLES
+from voxtral_onnx.cli.values import parse_numbers
+from voxtral_onnx.errors import DeviceError, UsageError
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.machine import describe_machine
 
@@ -100,6 +102,20 @@ def summary(sessions: list[Session], texts: list[str | None]) -> dict[str, Any]:
     }
 
 
+def described(row: dict[str, Any]) -> str:
+    """Return a line about a number of clients."""
+    times = ", ".join(
+        f"{name.removesuffix('_ms').replace('_', ' ')} p50 {row[name]['p50']:.0f} p99 "
+        f"{row[name]['p99']:.0f} ms"
+        for name in ("first_word_ms", "last_word_ms")
+        if row[name]
+    )
+    return (
+        f"{row['clients']} clients: {row['served']} served, {row['refused']} refused, "
+        f"{row['failed']} failed, {row['wrong_texts']} wrong texts; {times}"
+    )
+
+
 def main(
     artifact: harness.Model = "tiny",
     url: Annotated[str, typer.Option(help="Of a server that runs; instead of ARTIFACT.")] = "",
@@ -116,6 +132,9 @@ def main(
 ) -> None:
     """Measure a server of live speech under load."""
     # Make the sounds
+    if protocol not in RATES:
+        raise UsageError(f"protocol: expected {' or '.join(RATES)}, got {protocol!r}")
+    counts = parse_numbers("streams", streams, last=10_000)
     results = harness.describe("live speech at a server, by the number of clients")
     sound = np.concatenate(list(open_audio(SPEECH, 16_000).blocks()))
     size = int(seconds * 16_000)
@@ -129,18 +148,20 @@ def main(
     with nullcontext(url) if url else served(folder, options) as address:
         place = url or re.sub(r"^http", "ws", address) + "v1/realtime"
         target = Target(place, protocol, model, key)
-        texts = [each.text for each in speak_alone(target, sounds)]
-        assert all(texts), "a client alone got no text"
+        alone = speak_alone(target, sounds)
+        if errors := [each.error for each in alone if each.error]:
+            raise DeviceError(f"{place}: a client alone was told: {errors[0]}")
+        texts = [each.text for each in alone]
         results |= {"protocol": protocol, "seconds": seconds, "processes": processes}
         results |= {} if url else {"precision": precision, "device": device}
         results["results"] = []
-        for count in map(int, streams.split(",")):
+        for count in counts:
             before = server_figures(place)
             sessions = speak_together(target, sounds, count, processes)
             row = {"clients": count, **summary(sessions, texts)}
             row["server"] = _since(before, server_figures(place))
             results["results"].append(row)
-            harness.stderr.print(f"{count} clients: {row['served']} served, {row['server']}")
+            harness.stderr.print(described(row))
             if row["refused"]:
                 break
     results["load_average"] = describe_machine()["load_average"]

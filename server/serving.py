@@ -166,6 +166,14 @@ class DrainingServer(uvicorn.Server):
             self._drain(self.drain_seconds)
         if engines and self._ends_at is not None and not self._has_moved:
             self._has_moved = True
+            if waiting := engines.num_open + len(engines.live):
+                left = max(0.0, self._ends_at - time.monotonic())
+                log.warning(
+                    "recordings and live connections that are finished first: %d, in up to %.0f s; "
+                    "another signal ends them now",
+                    waiting,
+                    left,
+                )
             for each in engines.live:
                 each.move()
         num_open = engines.num_open + len(engines.live) if engines else 0

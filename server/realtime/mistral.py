@@ -156,7 +156,7 @@ class MistralRealtime(Dialect):
                 self._send("transcription.text.delta", text=text)
         elif isinstance(event, Segment):
             if text := self._following(event.text, self._segments):
-                segment = {"text": text, "start": event.start, "end": event.end}
+                segment = {"text": text, "start": round(event.start, 3), "end": round(event.end, 3)}
                 self._segments.append(segment)
                 self._send("transcription.segment", **segment)
         elif isinstance(event, Flushed):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
+from ...escaping import quoted
 from ..api_error import ApiError
 from ..engines import Engines
 from .choice import (
@@ -76,6 +77,16 @@ class Realtime:
             if asks_for_beta(socket):
                 connection.send(neutral_error(ApiError(BETA_GONE, code="beta_api_gone")))
                 connection.close(POLICY, "beta_api_gone")
+                return
+
+            model = socket.query_params.get("model")
+            if model is not None and model not in self.names:
+                known = ", ".join(self.names)
+                error = ApiError(
+                    f"model {quoted(model)}: expected one of {known}", code="model_not_found"
+                )
+                connection.send(neutral_error(error))
+                connection.close(POLICY, "model_not_found")
                 return
 
             # Greet it in its dialect, or in both until it is known

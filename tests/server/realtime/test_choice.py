@@ -159,3 +159,12 @@ def test_a_browser_s_key_is_taken_and_never_echoed(engines):
             assert receive()["type"] == "session.created"
         with pytest.raises(Exception, match="401"), asking(port, subprotocols=["realtime"]):
             pass
+
+
+def test_another_model_in_the_address_is_refused(port):
+    with asking(port, "?model=whisper-9") as (receive, _):
+        assert receive()["code"] == "model_not_found"
+        with pytest.raises(ConnectionClosed, match="1008"):
+            receive()
+    with asking(port, "?model=whisper-1") as (receive, _):
+        assert receive()["type"] == "session.created"
