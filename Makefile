@@ -129,4 +129,4 @@ wheel: $(VENV)/dev.stamp  ## build the wheel with the embedded model's artifact 
 	$(BIN)/python -m build --wheel --outdir $(DIST) .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(VENV_GPU) $(VENV_RAY) build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info
+	rm -rf $(VENV) $(VENV_CLIENTS) $(VENV_GPU) $(VENV_RAY) build dist assets/tiny-onnx web/node_modules web/vendor *.egg-info

@@ -102,7 +102,7 @@ class RefusalError(Exception):
 async def _begin(socket: ClientConnection, target: Target) -> None:
     message = json.loads(await asyncio.wait_for(socket.recv(), PATIENCE))
     if message["type"] == "error":
-        raise RefusalError(json.dumps(message["error"]))
+        raise RefusalError(json.dumps([message["error"], message.get("code")]))
     if target.protocol == "vllm":
         update = {"model": target.model, "timestamp_granularities": ["segment"]}
         await socket.send(json.dumps({"type": "session.update", **update}))
@@ -149,7 +149,7 @@ async def _listen(socket: ClientConnection, found: Session, start: float) -> Non
         message = json.loads(content)
         kind = message["type"]
         if kind == "error":
-            raise RefusalError(json.dumps(message["error"]))
+            raise RefusalError(json.dumps([message["error"], message.get("code")]))
         if kind in _TEXTS and message[_TEXTS[kind]].strip() and found.first_word is None:
             found.first_word = now
         found.lags += [now - each["end"] for each in message.get("segments", ()) if kind in _TEXTS]
