@@ -86,6 +86,11 @@ class Engines:
         """Return the number of requests that have not ended."""
         return len(self._works)
 
+    @property
+    def num_waited_for(self) -> int:
+        """Return the number of recordings and live connections that have not ended."""
+        return self.num_open + len(self.live)
+
     def require_ready(self) -> None:
         """Refuse requests where none can be begun.
 

@@ -166,31 +166,39 @@ class DrainingServer(uvicorn.Server):
             self._drain(self.drain_seconds)
         if engines and self._ends_at is not None and not self._has_moved:
             self._has_moved = True
-            if waiting := engines.num_open + len(engines.live):
-                left = max(0.0, self._ends_at - time.monotonic())
-                log.warning(
-                    "recordings and live connections that are finished first: %d, in up to %.0f s; "
-                    "another signal ends them now",
-                    waiting,
-                    left,
-                )
-            for each in engines.live:
-                each.move()
-        num_open = engines.num_open + len(engines.live) if engines else 0
+            self._tell_to_move(engines, self._ends_at)
+        num_open = engines.num_waited_for if engines else 0
         if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
             if engines and num_open:
-                log.warning(
-                    "recordings and live connections that are ended with an error: %d", num_open
-                )
-                live = [asyncio.create_task(each.stopped()) for each in engines.live]
-                engines.stop()
-                if live:
-                    await asyncio.wait(live, timeout=LAST_SECONDS)
+                await self._stop(engines)
             # For downloads, and answers on their way
             left = max(LAST_SECONDS, self._ends_at - time.monotonic())
             self.config.timeout_graceful_shutdown = math.ceil(left)
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _tell_to_move(self, engines: Engines, ends_at: float) -> None:
+        """Tell live clients that the server begins to end, and the log what it waits for."""
+        if engines.num_waited_for:
+            log.warning(
+                "recordings and live connections that are finished first: %d, in up to %.0f s; "
+                "another signal ends them now",
+                engines.num_waited_for,
+                max(0.0, ends_at - time.monotonic()),
+            )
+        for each in engines.live:
+            each.move()
+
+    async def _stop(self, engines: Engines) -> None:
+        """End all with an error, and let it reach live clients."""
+        log.warning(
+            "recordings and live connections that are ended with an error: %d",
+            engines.num_waited_for,
+        )
+        live = [asyncio.create_task(each.stopped()) for each in engines.live]
+        engines.stop()
+        if live:
+            await asyncio.wait(live, timeout=LAST_SECONDS)
 
     def _drain(self, seconds: float) -> None:
         self._ends_at = time.monotonic() + seconds

@@ -122,6 +122,7 @@ class WyomingConnection(ClientConnection):
         Raises:
             ApiError: what came is no event, or is too long, or nothing came for too long.
         """
+        # Read it
         if self.is_closing:  # what is not read would make the system throw away what was sent
             with suppress(OSError):
                 async with asyncio.timeout(LEAVE_SECONDS):
@@ -138,6 +139,8 @@ class WyomingConnection(ClientConnection):
             return None
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _malformed() from error
+
+        # Check it
         if event is None:
             if self._bounded.is_at_end:
                 return None
