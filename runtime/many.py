@@ -244,14 +244,12 @@ class Engine(Uncopied):
             sampler = new_sampler(self._model.facts, options)
             recording.runs.append(PieceRun(recording, piece, first, (), sampler))
             writer = TokenWriter(self._model.facts, options)
-            stream = EngineStream(recording, writer, self._closer(recording))
+            loop = self._loop
+            close, forget = partial(loop.fail, recording), partial(loop.forget_recording, recording)
+            stream = EngineStream(recording, writer, close, forget)
             self._streams[recording] = stream
         self._loop.add(recording)
         return stream
-
-    def _closer(self, recording: LiveRecording) -> Callable[[Exception], None]:
-        loop = self._loop
-        return lambda error: loop.fail(recording, error)
 
     @property
     def _known(self) -> list[EngineStream]:

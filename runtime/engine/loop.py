@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from time import perf_counter
 
 from ...errors import UsageError
@@ -80,6 +81,7 @@ class EngineLoop:
         self._queues = list[Events]()
         self._encode_jobs, self._decode_jobs = Jobs(), Jobs()
         self._failed: list[Recording] = []
+        self._forgotten = SimpleQueue[tuple[Recording, Exception]]()
         # A recording is to be read. Not by the thread that adds it, which Ctrl-C may reach between
         # two lines of an executor's own methods
         self._is_new = False
@@ -204,6 +206,13 @@ class EngineLoop:
                 self._drop(recording)
                 self._failed.append(recording)
                 self._change.notify_all()
+
+    def forget_recording(self, recording: Recording, error: Exception) -> None:
+        """End a recording that nobody holds any more, soon.
+
+        Garbage collection calls this between any two lines of any thread, so no lock is taken.
+        """
+        self._forgotten.put((recording, error))
 
     def _tell(self) -> None:
         with self._lock:
@@ -343,6 +352,8 @@ class EngineLoop:
         if self._is_new:
             self._is_new = False
             self._encoding.read_ahead(self._readers, self._tell)
+        while not self._forgotten.empty():
+            self.fail(*self._forgotten.get())
         for recording in self._failed:
             recording.forget()
             self._pool.drop(recording)

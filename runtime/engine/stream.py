@@ -36,7 +36,11 @@ class EngineStream(Uncopied):
     """
 
     def __init__(
-        self, recording: LiveRecording, writer: TokenWriter, close: Callable[[Exception], None]
+        self,
+        recording: LiveRecording,
+        writer: TokenWriter,
+        close: Callable[[Exception], None],
+        forget: Callable[[Exception], None],
     ):
         """Make a stream; called by `Engine.open`.
 
@@ -44,9 +48,11 @@ class EngineStream(Uncopied):
             recording: that the engine encodes and decodes.
             writer: of its text.
             close: ends it in the engine with an error, unless it has ended.
+            forget: does so soon, and may be called by garbage collection.
         """
         self.events = TokenQueue()
-        self._recording, self.writer, self._close = recording, writer, close
+        self._recording, self.writer = recording, writer
+        self._close, self._forget = close, forget
         self._sample_rate = writer.audio.sample_rate
         self._is_finished = False  # nothing more can be fed
         self._error: Exception | None = None
@@ -64,8 +70,8 @@ class EngineStream(Uncopied):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_has_ended"):  # else it was refused
-            self.close()
+        if not getattr(self, "_has_ended", True):  # it was not refused
+            self._forget(_closed())
 
     @property
     def num_samples(self) -> int:
@@ -142,7 +148,7 @@ class EngineStream(Uncopied):
     def close(self) -> None:
         """End the stream at once and free its slot; of one that has ended nothing is lost."""
         if not self._has_ended:
-            self._close(UsageError("the stream was closed before its end"))
+            self._close(_closed())
 
     def _checked(self, samples: Any) -> Any:
         self._require_open()
@@ -181,6 +187,10 @@ class EngineStream(Uncopied):
         if not self._has_ended:
             self._has_ended, self._error = True, error
             self.events.end(error)
+
+
+def _closed() -> VoxtralOnnxError:
+    return UsageError("the stream was closed before its end")
 
 
 def _lost(error: BaseException) -> VoxtralOnnxError:
