@@ -5,7 +5,7 @@
 Clients speak sample clips in real time, one after the other, and each text is compared with what a
 client alone was told. Beside them others leave in the middle of a word without a goodbye, send
 what is no message, connect and say nothing, and ask for whole recordings. The server's memory and
-its open streams are read every second, and drawn to docs/server_soak.svg by `--picture`.
+its open streams are read every second, and drawn as an SVG by `--picture`.
 """
 
 from __future__ import annotations
