@@ -224,6 +224,7 @@ class Engine(Uncopied):
             UsageError: the engine is closed, the model does not have this delay, or hotwords cannot
                 be.
         """
+        # Make its recording
         options = self.transcriber.stream_options(delay_ms, hotwords, hotword_bias)
         prefix = self._loop.prefix(options.num_delay_tokens, is_live=True)
         with self._lock:
@@ -243,6 +244,8 @@ class Engine(Uncopied):
             piece = Piece(left, options.num_delay_tokens)
             sampler = new_sampler(self._model.facts, options)
             recording.runs.append(PieceRun(recording, piece, first, (), sampler))
+
+            # Make the stream, which ends itself in the engine
             writer = TokenWriter(self._model.facts, options)
             loop = self._loop
             close, forget = partial(loop.fail, recording), partial(loop.forget_recording, recording)
