@@ -111,6 +111,8 @@ bench: $(VENV)/dev.stamp web/vendor/VERSION  ## make the CPU's numbers (needs De
 	$(BIN)/python bench/quant.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/soak.py
+	$(BIN)/python bench/turns.py
+	$(BIN)/python bench/server_load.py tiny --streams 1,8,16,24,32,48 --seconds 20 --slots 64
 	$(BIN)/python bench/twin.py build/twin
 	$(BIN)/python bench/sizes.py
 	$(BIN)/python bench/full_size.py

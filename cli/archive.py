@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import DeviceError, UsageError, VoxtralOnnxError
+from ..errors import UsageError, VoxtralOnnxError
 from ..escaping import quoted
 from .exit_codes import SOME_FAILED
 from .files import say_others
 from .journals import NOT_IN_JOURNAL
+from .packages import require_extra
 from .progress import progress_line
 from .screen import LiveScreen
 from .terminal import format_time, info, print_error, stderr, write_line
@@ -25,6 +25,7 @@ from .values import split_names
 if TYPE_CHECKING:
     from ..cluster.worker import Done
 
+INSTALL = "'voxtral-onnx[ray,cpu]', or [ray,gpu] on machines with CUDA"
 DEVICES = ("auto", "cpu", "cuda")
 LINE_SECONDS = 60.0  # between lines on the progress, where no status line is drawn
 
@@ -84,7 +85,7 @@ def transcribe_archive(
         typer.Exit: with SOME_FAILED, or the error code of the only input, if any has failed.
         VoxtralOnnxError: the run could not go on.
     """
-    with require_packages():
+    with require_extra("--engine ray", INSTALL):
         from ..cluster.archive import Archive, model_settings, plan_workers
         from ..cluster.manifest import list_recordings
         from ..cluster.place import Place
@@ -125,22 +126,6 @@ def transcribe_archive(
         info(f"{told}; {len(failures)} failed, see their error" if failures else told)
     if failed:
         raise typer.Exit(failed[0].exit_code if num_inputs == 1 else SOME_FAILED)
-
-
-@contextmanager
-def require_packages() -> Iterator[None]:
-    """Refuse to go on where a package is missing, and name what to install.
-
-    Raises:
-        DeviceError: one is.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise DeviceError(
-            f"--engine ray needs {error.name}; run: pip install 'voxtral-onnx[ray,cpu]', or "
-            "[ray,gpu] on machines with CUDA"
-        ) from error
 
 
 def _for_workers(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._version import __version__
-from ..cli import options
+from . import options
 from .terminal import info, write, write_json
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cli import options
+from . import options
 from .terminal import info, write_path
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from ..cli import options
 from ..errors import VerificationError
+from . import options
 from .terminal import write, write_json
 
 

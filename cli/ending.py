@@ -13,9 +13,9 @@ from pathlib import Path
 
 import typer
 
-from ..cli import streams
 from ..errors import DeviceError, StorageError, VoxtralOnnxError
 from ..escaping import one_line, printable
+from . import streams
 from .exit_codes import HUNG_UP, INTERRUPTED, NO_READER, TERMINATED
 from .terminal import draw, info, print_error
 

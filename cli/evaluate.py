@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..cli import options
+from . import options
 from .exit_codes import SOME_FAILED
 
 

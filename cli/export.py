@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any
 
-from ..cli import options
 from ..errors import StorageError
+from . import options
 from .terminal import info, write_path
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..cli import options
 from ..errors import UsageError
+from . import options
 
 
 def listen(

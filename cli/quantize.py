@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli import options
+from . import options
 from .terminal import info, write_json, write_path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cli import options, serve_options
+from . import options, serve_options
 
 
 def serve(
@@ -38,12 +38,13 @@ def serve(
     from contextlib import ExitStack
     from functools import partial
 
-    from ..cli import serving
+    from . import serving
     from .models import find_model
+    from .packages import require_extra
     from .streams import claim_stdout
     from .values import REQUEST_LIMITS, split_names
 
-    with serving.require_packages():
+    with require_extra("serve", serving.INSTALL):
         from ..server.app import build_app
         from ..server.page.files import PRECISIONS
         from ..server.serving import listen

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DeviceError, UsageError
 from ..limits import MB
 from .models import open_transcriber
+from .packages import require_extra
 from .progress import StatusSpinner
 from .streams import is_taken_by_stdout
 from .terminal import draw, info, stderr, write_line
@@ -27,26 +28,12 @@ if TYPE_CHECKING:
     from ..server.page.site import Site
     from ..server.wyoming import WyomingServer
 
+INSTALL = "'voxtral-onnx[serve]'"
 AUTO = "auto"
 LOCAL = ("127.0.0.1", "::1", "localhost")
 ANYWHERE = ("0.0.0.0", "::")
 # An address that no computer has: RFC 5737. Nothing is sent there
 ELSEWHERE = ("192.0.2.1", 9)
-
-
-@contextmanager
-def require_packages() -> Iterator[None]:
-    """Refuse to go on where a package is missing, and name what to install.
-
-    Raises:
-        DeviceError: one is.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise DeviceError(
-            f"serve needs {error.name}; run: pip install 'voxtral-onnx[serve]'"
-        ) from error
 
 
 def check_parts(
@@ -273,7 +260,7 @@ def announce(
 
 def qr_code(text: str) -> str:
     """Return a QR code as lines of half blocks, with the colours of a terminal."""
-    with require_packages():
+    with require_extra("serve", INSTALL):
         import segno
 
     drawn = io.StringIO()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..cli import options
 from ..errors import VerificationError
+from . import options
 from .terminal import write_json
 
 

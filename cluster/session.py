@@ -83,7 +83,7 @@ def _require_answer(address: str) -> None:
 def _quiet() -> Iterator[None]:
     """Keep off the terminal what Ray writes: its log, its warnings, and what it prints.
 
-    It stands in Ray's own files, below /tmp/ray.
+    It stands in the files of Ray's own log.
     """
     names = ("ray", "ray.data")
     levels = {name: logging.getLogger(name).level for name in names}

@@ -21,7 +21,7 @@ from ..manifest import Manifest
 from ..runtime.device.session import Session
 from ..runtime.text.tokenizer import Tokenizer
 from ..runtime.transcriber import Transcriber
-from ..verification import thresholds
+from . import thresholds
 from .batch_graph import batch_differences
 from .clips import Clip, Run, embedded_clips, stream
 from .subgraphs import ArtifactGraphs, StagedGraph

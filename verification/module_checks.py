@@ -12,7 +12,7 @@ from ..errors import DeviceError
 from ..runtime.device.base import Device
 from ..runtime.device.cpu import Cpu
 from ..runtime.device.open import open_device, present_devices
-from ..verification import thresholds
+from . import thresholds
 from .artifact_model import ArtifactModel
 from .certificate_html import format_error
 from .checks import (

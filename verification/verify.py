@@ -20,7 +20,7 @@ from ..exporter.packages import missing, say_missing
 from ..manifest import Manifest
 from ..runtime.locate import choose_precisions, find_artifact
 from ..runtime.machine import describe_machine
-from ..verification import thresholds
+from . import thresholds
 from .certificate import HTML_NAME, JSON_NAME, Certificate, hash_manifest
 from .certificate_html import format_error
 from .checks import WEIGHTS, PrecisionChecks

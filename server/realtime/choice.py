@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from ..api_error import ApiError
 from .connection import RESTART, Connection
 from .dialect import MOVE, RESTARTING, moving
+from .openai_session import new_id
 from .vllm import APPEND, COMMIT, UPDATE
 
 OPENAI, VLLM, AUTO = "openai", "vllm", "auto"
@@ -78,4 +79,4 @@ async def first_message(connection: Connection) -> dict[str, Any] | None:
 
 def neutral_error(error: ApiError) -> dict[str, Any]:
     """Return an error event that both kinds of clients can read."""
-    return {"type": "error", "event_id": "event_0", **error.body, "code": error.code}
+    return {"type": "error", "event_id": new_id("event"), **error.body, "code": error.code}

@@ -109,12 +109,12 @@ class Dialect(ABC):
                 self.speech = await LiveSpeech.open(self.engines, self.options())
             except ApiError as error:
                 if error.status == 503:
-                    self.connection_ends(TRY_LATER, error)
+                    self.end_connection(TRY_LATER, error)
                 raise
             self._events = asyncio.create_task(self._hear(self.speech))
         return self.speech
 
-    def connection_ends(self, code: int, error: ApiError) -> None:
+    def end_connection(self, code: int, error: ApiError) -> None:
         """Send an error, and close the connection."""
         self.refuse(error, None)
         self.connection.close(code, (error.code or "error"))
@@ -149,11 +149,11 @@ class Dialect(ABC):
             await self.finish_speech()
         except Exception as failure:
             log.info("a client that is to move: %s", failure)
-        self.connection_ends(RESTART, moving())
+        self.end_connection(RESTART, moving())
 
     def stop(self) -> None:
         """End the connection with an error, as the server ends."""
-        self.connection_ends(RESTART, moving())
+        self.end_connection(RESTART, moving())
         self.close_speech()
 
     async def stopped(self) -> None:
@@ -169,7 +169,7 @@ class Dialect(ABC):
             self.end_speech()
         except Exception as error:
             self.speech = self._events = None
-            self.connection_ends(INTERNAL, refusal_of(error))
+            self.end_connection(INTERNAL, refusal_of(error))
 
     def _refuse(self, error: Exception, message: dict[str, Any] | None) -> None:
         if not self.connection.is_closing:

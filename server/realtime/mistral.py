@@ -28,13 +28,13 @@ from ...runtime.text.segments import Segment
 from ...runtime.tokens import Token
 from ..api_error import ApiError
 from ..engines import Engines
+from ..rest.form import MISTRAL_PATH as PATH
 from .connection import POLICY, Connection, sound_of
 from .dialect import Dialect
 from .mistral_session import MistralSession, session_of
 from .routes import serve_dialect
 from .speech import Flushed, LiveSpeech, SpeechEvent, SpeechOptions
 
-PATH = "/v1/audio/transcriptions/realtime"
 # In one message, half an hour of speech: clients take messages of 1 MiB, as websockets does
 MOST_SEGMENTS = 5_000
 MOST_WARNINGS = 20  # of a session
@@ -78,7 +78,7 @@ class MistralRealtime(Dialect):
         if self.model not in self.names:
             known = ", ".join(self.names)
             message = f"model {quoted(self.model)}: expected one of {known}"
-            self.connection_ends(POLICY, ApiError(message, status=404, code="model_not_found"))
+            self.end_connection(POLICY, ApiError(message, status=404, code="model_not_found"))
             return
         self._send("session.created", session=self._described())
 

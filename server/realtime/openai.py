@@ -331,7 +331,7 @@ class OpenAIRealtime(Dialect):
         said = event_id if isinstance(event_id, str) and len(event_id) <= LONGEST_ID else None
         self._send("error", error={**error.body["error"], "event_id": said})
 
-    def connection_ends(self, code: int, error: ApiError) -> None:
+    def end_connection(self, code: int, error: ApiError) -> None:
         """Send of each item that is not complete that it has failed, and then the error."""
         for item in self._items:
             if item.is_committed or item.texts:
@@ -339,7 +339,7 @@ class OpenAIRealtime(Dialect):
                 self._send(
                     f"{TRANSCRIPTION}.failed", item_id=item.id, content_index=0, error=fields
                 )
-        super().connection_ends(code, error)
+        super().end_connection(code, error)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self.connection.send({"type": kind, "event_id": new_id("event"), **fields})

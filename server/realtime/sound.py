@@ -38,11 +38,6 @@ class SoundReader:
         if form.rate != sample_rate:
             self._resampler = soxr.ResampleStream(form.rate, sample_rate, 1, dtype="float32")
 
-    @property
-    def num_lost(self) -> int:
-        """Return the bytes of a sample that is not complete."""
-        return len(self._rest)
-
     def read(self, content: bytes) -> np.ndarray:
         """Return the next samples, float32 [n] at the model's rate; the last ms may be held back.
 
@@ -58,16 +53,19 @@ class SoundReader:
         return samples
 
     def finish(self) -> np.ndarray:
-        """Return the samples that were held back, float32 [n]; more may follow, as a new sound.
-
-        Raises:
-            AudioError: the sound ends inside a sample.
-        """
-        lost, self._rest = self._rest, b""
+        """Return the samples that were held back, float32 [n]; more may follow, as a new sound."""
         held = np.zeros(0, np.float32)
         if self._resampler:
             held = self._resampler.resample_chunk(held, last=True)
             self._resampler.clear()
+        return held
+
+    def require_whole(self) -> None:
+        """Forget the beginning of a sample with which the sound has ended.
+
+        Raises:
+            AudioError: there is one.
+        """
+        lost, self._rest = self._rest, b""
         if lost:
             raise AudioError(f"the sound ends inside a sample: {len(lost)} of {self._size} bytes")
-        return held

@@ -99,11 +99,10 @@ class LiveSpeech:
         """
         number = self._num_flushes
         self._num_flushes += 1
-        try:
-            await self._feed(self._reader.finish())
-        finally:
-            await self._pass(self._session.release())
-            self._marks.append((self.stream.flush(), number))
+        await self._feed(self._reader.finish())
+        await self._pass(self._session.release())
+        self._marks.append((self.stream.flush(), number))
+        self._reader.require_whole()
         return number
 
     async def finish(self) -> None:
@@ -112,11 +111,10 @@ class LiveSpeech:
         Raises:
             AudioError: the sound ends inside a sample; the words before it come all the same.
         """
-        try:
-            await self._feed(self._reader.finish())
-        finally:
-            await self._pass(self._session.end_audio())
-            self.stream.finish()
+        await self._feed(self._reader.finish())
+        await self._pass(self._session.end_audio())
+        self.stream.finish()
+        self._reader.require_whole()
 
     def close(self) -> None:
         """End at once, and free the slot."""

@@ -167,8 +167,9 @@ class VllmRealtime(Dialect):
         self._send_word()
         if not self._is_whole:  # the server ends it, and says so
             return
-        streaming = self.engines.engines[0].transcriber.manifest.streaming
-        prompt = 1 + streaming.left_pad_tokens if self._num_tokens else 0
+        transcriber = self.engines.engines[0].transcriber
+        left = transcriber.manifest.streaming.left_pad_tokens
+        prompt = 1 + left + transcriber.num_delay_tokens if self._num_tokens else 0
         usage = {"prompt_tokens": prompt, "completion_tokens": self._num_tokens}
         usage["total_tokens"] = sum(usage.values())
         done = {"type": "transcription.done", "text": self._text, "usage": usage}

@@ -17,14 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.commands import CLIP, SAMPLES, TEXT
-from support.devices import Imitation
-from support.recordings import alone, babble, by_length, transcriber_on, within_time
+from support.recordings import alone, babble, by_length, within_time
 
 from voxtral_onnx import Engine, Transcriber
 from voxtral_onnx.errors import AudioError, DeviceError, UsageError
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.decoder import Decoder
-from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.engine import live
 from voxtral_onnx.runtime.engine import stream as streaming
 from voxtral_onnx.runtime.engine.slots import Slots
@@ -33,15 +31,6 @@ from voxtral_onnx.runtime.live.session import LiveSession
 SLOTS = 16
 # Samples; in the longest the caches of encoder and decoder shift
 LENGTHS = (0, 1, 1280, 16_000, 50_000, 144_000)
-
-
-@pytest.fixture(scope="module", params=[Cpu, Imitation])
-def toy(request, toy_artifact):
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        transcriber_on(request.param(), patch, toy_artifact, precision="fp32") as found,
-    ):
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,10 @@ import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.commands import SAMPLES
-from support.devices import Imitation
-from support.recordings import alone, babble, transcriber_on, within_time
+from support.recordings import alone, babble, within_time
 
 from voxtral_onnx import Engine, Transcriber
 from voxtral_onnx.errors import AudioError, UsageError
-from voxtral_onnx.runtime.device.cpu import Cpu
 from voxtral_onnx.runtime.live.session import LiveSession
 from voxtral_onnx.runtime.text.segments import Segment
 from voxtral_onnx.runtime.writer import StreamOptions, TokenWriter
@@ -23,15 +21,6 @@ from voxtral_onnx.runtime.writer import StreamOptions, TokenWriter
 SLOTS = 4
 LENGTHS = (0, 1, 1279, 1280, 16_000, 50_000, 144_000)  # in the longest the caches shift many times
 CLIPS = ("command-hibari", "date-hibari", "time-flite")
-
-
-@pytest.fixture(scope="module", params=[Cpu, Imitation])
-def toy(request, toy_artifact):
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        transcriber_on(request.param(), patch, toy_artifact, precision="fp32") as found,
-    ):
-        yield found
 
 
 @pytest.fixture(scope="module")
