@@ -67,7 +67,8 @@ $(VENV_CLIENTS)/dev.stamp:
 	touch $@
 
 test-clients: $(VENV)/dev.stamp $(VENV_CLIENTS)/dev.stamp  ## let voice agents' plugins speak to a server of tiny
-	$(VENV_CLIENTS)/bin/python tests/clients/agents.py $(BIN)/voxtral-onnx serve --api-only --port 0 --no-open tiny
+	$(BIN)/voxtral-onnx export tiny --output assets/tiny-onnx --precision q4f16,q4
+	$(VENV_CLIENTS)/bin/python tests/clients/agents.py $(BIN)/voxtral-onnx serve --api-only --port 0 --no-open assets/tiny-onnx
 
 # Ray brings packages that nothing else needs, and warns of its own functions.
 $(VENV_RAY)/dev.stamp: pyproject.toml
