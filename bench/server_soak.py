@@ -1,18 +1,19 @@
 """Keep a server of live speech busy for an hour: its memory stays flat, and no text is wrong.
 
-    python bench/server_soak.py [ARTIFACT] [--seconds 3600]
+    PYTHONPATH=tests python bench/server_soak.py [ARTIFACT] [--seconds 3600]
 
 Clients speak sample clips in real time, one after the other, and each text is compared with what a
-client alone was told. Beside them others leave in the middle of a word without a goodbye, send
-what is no message, connect and say nothing, and ask for whole recordings. The server's memory and
-its open streams are read every second, and drawn as an SVG by `--picture`.
+client alone was told. Beside them others leave in the middle of a word without a goodbye, connect
+and say nothing, ask for whole recordings, and send random messages in each protocol, right ones and
+wrong ones, spread over the time. The server's memory and its open streams are read every second,
+and drawn as an SVG by `--picture`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -24,24 +25,39 @@ import httpx
 import numpy as np
 import soundfile
 import typer
+from messages import grammar, mistral, openai, vllm, wyoming
 from realtime_client import Session, Target, speak, speak_alone
 from server_load import served, server_figures
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from voxtral_onnx.assets import SAMPLES
+from voxtral_onnx.runtime.machine import describe_machine
 
 WARM_SHARE = 0.2  # of the time, after which memory must not grow
 TOLERANCE = 0.1  # of memory, as an allocator keeps what it once had
-FAULTS = ("wrong", "failed", "upload wrong", "upload failed")
-RUBBISH = ("{", "[]", '{"type": 1}', '{"type": "input_audio_buffer.append", "audio": "%"}', "\0")
+FAULTS = ("wrong", "failed", "upload wrong", "upload failed", "messages failed")
+DIALECTS = {"openai": openai, "vllm": vllm, "mistral": mistral}
+EXACT = "fp32"  # texts depend on nothing that the device does beside them
+BURST = grammar.PER_CONNECTION  # random messages, then a pause
 
 
 class Soak:
     """A server's clients of all kinds, until the time is over."""
 
-    def __init__(self, target: Target, seconds: float, speakers: int, seed: int = 0):
-        self.target, self.ends, self.speakers = target, perf_counter() + seconds, speakers
+    def __init__(
+        self,
+        target: Target,
+        wyoming_port: int,
+        *,
+        seconds: float,
+        speakers: int,
+        messages: int,
+        seed: int = 0,
+    ):
+        self.target, self.wyoming_port = target, wyoming_port
+        self.seconds, self.speakers, self.messages = seconds, speakers, messages
+        self.began = 0.0
         self.random, self.counts = random.Random(seed), Counter[str]()
         self.errors = Counter[str]()
         self.paths = sorted(SAMPLES.glob("*.wav"), key=lambda path: path.stat().st_size)[:6]
@@ -57,22 +73,29 @@ class Soak:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
+        self.began = perf_counter()
         kinds = [self._speak] * self.speakers
-        kinds += [self._leave, self._leave, self._send_rubbish, self._say_nothing, self._upload]
+        kinds += [self._leave, self._leave, self._say_nothing, self._upload]
         watching = asyncio.create_task(self._watch())
-        await asyncio.gather(*(self._repeat(kind) for kind in kinds))
+        await asyncio.gather(
+            *(self._repeat(kind) for kind in kinds),
+            *(self._torment(name) for name in (*DIALECTS, "wyoming")),
+        )
         watching.cancel()
 
+    @property
+    def _passed(self) -> float:
+        return perf_counter() - self.began
+
     async def _repeat(self, kind: Callable[[], Awaitable[None]]) -> None:
-        while perf_counter() < self.ends:
+        while self._passed < self.seconds:
             await kind()
 
     async def _watch(self) -> None:
-        began = perf_counter()
         while True:
             figures = await asyncio.to_thread(server_figures, self.target.url)
             if figures:
-                self.series.append({"seconds": round(perf_counter() - began, 1), **figures})
+                self.series.append({"seconds": round(self._passed, 1), **figures})
             await asyncio.sleep(1.0)
 
     async def _speak(self) -> None:
@@ -94,16 +117,22 @@ class Soak:
         await asyncio.wait({speaking})
         self.counts["left"] += 1
 
-    async def _send_rubbish(self) -> None:
-        try:
-            async with connect(self.target.url) as socket:
-                for _ in range(20):
-                    await socket.send(self.random.choice(RUBBISH))
-                    json.loads(await socket.recv())
-        except (OSError, WebSocketException) as error:
-            self.errors[f"rubbish: {error}"] += 1
-        self.counts["rubbish"] += 1
-        await asyncio.sleep(0.5)
+    async def _torment(self, name: str) -> None:
+        """Send random messages in a protocol, a burst each over a connection of its own."""
+        for first in range(0, self.messages, BURST):
+            due = self.seconds * first / self.messages
+            await asyncio.sleep(max(0.0, due - self._passed))
+            count = min(BURST, self.messages - first)
+            try:
+                if dialect := DIALECTS.get(name):
+                    host = self.target.url.partition("/v1/")[0]
+                    await grammar.torment(host + dialect.PATH, dialect.GRAMMAR, first, count)
+                else:
+                    await wyoming.torment(self.wyoming_port, first, count)
+                self.counts[f"{name} messages"] += count
+            except (AssertionError, OSError, WebSocketException) as error:
+                self.counts["messages failed"] += 1
+                self.errors[f"{name} messages: {type(error).__name__}: {error}"] += 1
 
     async def _say_nothing(self) -> None:
         try:
@@ -178,7 +207,8 @@ def main(
     artifact: harness.Model = "tiny",
     seconds: Annotated[float, typer.Option(min=5.0, help="Of the soak.")] = 3600.0,
     speakers: Annotated[int, typer.Option(min=1, help="Clients that speak.")] = 6,
-    precision: Annotated[str, typer.Option(help="Of the model.")] = "q4f16",
+    messages: Annotated[int, typer.Option(help="Random ones, of each protocol.")] = 100_000,
+    precision: Annotated[str, typer.Option(help="Of the model.")] = EXACT,
     picture: Annotated[Path | None, typer.Option(help="SVG to draw.")] = None,
     out: harness.Out = harness.RESULTS / "server_soak.json",
 ) -> None:
@@ -186,10 +216,19 @@ def main(
     # Keep it busy
     results: dict[str, Any] = harness.describe("a server of live speech, kept busy")
     folder = str(harness.find_model(artifact, precision))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        wyoming_port = free.getsockname()[1]
     options = ["--precision", precision, "--device", "cpu", "--slots", "16"]
+    options += ["--model-name", "tiny", "--wyoming", str(wyoming_port)]
     with served(folder, options) as address:
         url = address.replace("http", "ws", 1) + "v1/realtime"
-        soak = Soak(Target(url, "vllm", "whisper-1"), seconds, speakers)
+        soak = Soak(
+            Target(url, "vllm", "whisper-1"),
+            wyoming_port,
+            seconds=seconds,
+            speakers=speakers,
+            messages=messages,
+        )
         soak.run()
         deadline = perf_counter() + 5.0
         while (last := server_figures(url))["streams"] and perf_counter() < deadline:
@@ -204,6 +243,7 @@ def main(
         "memory_growth": round(soak.growth, 4),
         "streams_in_the_end": last["streams"],
         "memory": [each["memory"] for each in soak.series[:: max(1, len(soak.series) // 60)]],
+        "load_average": describe_machine()["load_average"],
     }
     harness.write(out, results)
     if picture:
