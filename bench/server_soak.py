@@ -39,6 +39,10 @@ TOLERANCE = 0.1  # of memory, as an allocator keeps what it once had
 FAULTS = ("wrong", "failed", "upload wrong", "upload failed", "messages failed")
 DIALECTS = {"openai": openai, "vllm": vllm, "mistral": mistral}
 EXACT = "fp32"  # texts depend on nothing that the device does beside them
+MOST_POINTS = 240  # of the picture
+DRAWN = ("seconds", "memory", "streams")
+LEFT, WIDTH, HEIGHT = 50, 700, 160  # of the picture's panels
+TICKS = [m * 10**e for e in range(6) for m in (1, 2, 5)]
 BURST = grammar.PER_CONNECTION  # random messages, then a pause
 
 
@@ -131,7 +135,8 @@ class Soak:
                     await wyoming.torment(self.wyoming_port, first, count)
                 self.counts[f"{name} messages"] += count
             except (AssertionError, OSError, WebSocketException) as error:
-                self.counts["messages failed"] += 1
+                is_refused = f"ended: {TRY_LATER}" in str(error)
+                self.counts["refused" if is_refused else "messages failed"] += 1
                 self.errors[f"{name} messages: {type(error).__name__}: {error}"] += 1
 
     async def _say_nothing(self) -> None:
@@ -167,39 +172,52 @@ class Soak:
         return float(np.median(memory[-part:]) / np.median(memory[part : 2 * part])) - 1
 
 
-def picture_of(series: Sequence[dict[str, float]]) -> str:
-    """Return an SVG of memory and streams over time, each from 0 to its most."""
-    # Draw the lines
-    width, height, margin = 720, 180, 40
-    most_time = series[-1]["seconds"]
+def thinned(series: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Return what is drawn: every so many seconds the medians of memory and streams."""
+    size = -(-len(series) // MOST_POINTS)
+    parts = [series[first : first + size] for first in range(0, len(series), size)]
+    return [
+        {name: float(np.median([each[name] for each in part])) for name in DRAWN} for part in parts
+    ]
 
-    def line(name: str, colour: str) -> str:
-        most = max(each[name] for each in series) or 1.0
-        points = " ".join(
-            f"{margin + width * each['seconds'] / most_time:.1f},"
-            f"{margin + height * (1 - each[name] / most):.1f}"
-            for each in series
+
+def picture_of(points: Sequence[dict[str, float]]) -> str:
+    """Return an SVG of memory and streams over time, each from 0 on, one below the other."""
+    minutes = points[-1]["seconds"] / 60
+    step = next(each for each in (0.2, 1, 2, 5, 10, 20, 60) if minutes / each <= 6 or each == 60)
+    parts = []
+
+    # A panel for each
+    for top, name, unit, scale, colour in (
+        (20, "memory", "memory of the server, MB", 1e6, "#1976d2"),
+        (220, "streams", "open streams", 1.0, "#ef6c00"),
+    ):
+        values = [each[name] / scale for each in points]
+        tick = next(each for each in TICKS if max(values) / each <= 4)
+        most = tick * max(1, -(-max(values) // tick))
+        for number in range(round(most / tick) + 1):
+            y = top + HEIGHT * (1 - number * tick / most)
+            parts.append(f'<path stroke="#8884" d="M{LEFT} {y:.1f}h{WIDTH}"/>')
+            label = f'x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end"'
+            parts.append(f"<text {label}>{number * tick:g}</text>")
+        line = " ".join(
+            f"{LEFT + WIDTH * each['seconds'] / 60 / minutes:.1f},"
+            f"{top + HEIGHT * (1 - value / most):.1f}"
+            for each, value in zip(points, values, strict=True)
         )
-        return f'<polyline fill="none" stroke="{colour}" points="{points}"/>'
+        parts.append(f'<polyline fill="none" stroke="{colour}" points="{line}"/>')
+        parts.append(f'<text x="{LEFT}" y="{top - 7}" style="fill:{colour}">{unit}</text>')
 
-    # Name them
-    memory = max(each["memory"] for each in series) / 1e6
-    streams = max(each["streams"] for each in series)
-    texts = (
-        (margin, 25, "start", "#1565c0", f"memory, up to {memory:.0f} MB"),
-        (margin + width, 25, "end", "#ef6c00", f"open streams, up to {streams:.0f}"),
-        (margin + width, height + 70, "end", "#808080", f"{most_time / 60:.1f} minutes"),
-    )
-    labels = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{text}</text>'
-        for x, y, anchor, colour, text in texts
-    )
-    axis = f'<path stroke="#808080" d="M{margin} {margin + height}h{width}"/>'
-    size = f"0 0 {width + 2 * margin} {height + 2 * margin}"
-    lines = line("streams", "#ef6c00") + line("memory", "#1565c0")
+    # The time below both
+    for number in range(int(minutes / step + 1e-6) + 1):
+        x, y = LEFT + WIDTH * number * step / minutes, 220 + HEIGHT
+        parts.append(f'<path stroke="#888" d="M{x:.1f} {y}v5"/>')
+        label = f"{number * step:g}" + (" min" if number == 0 else "")
+        parts.append(f'<text x="{x:.1f}" y="{y + 20}" text-anchor="middle">{label}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" '
-        f'font-size="13">{axis}{lines}{labels}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 20} '
+        f'{HEIGHT + 250}" font-family="sans-serif" font-size="13">\n'
+        f"<style>text{{fill:#777}}</style>\n{chr(10).join(parts)}\n</svg>\n"
     )
 
 
@@ -235,6 +253,7 @@ def main(
             sleep(0.1)
 
     # Judge it
+    points = thinned([each for each in soak.series if "memory" in each])
     results |= {
         "precision": precision,
         "seconds": seconds,
@@ -242,12 +261,12 @@ def main(
         "errors": dict(soak.errors.most_common(5)),
         "memory_growth": round(soak.growth, 4),
         "streams_in_the_end": last["streams"],
-        "memory": [each["memory"] for each in soak.series[:: max(1, len(soak.series) // 60)]],
+        "series": points,
         "load_average": describe_machine()["load_average"],
     }
     harness.write(out, results)
     if picture:
-        picture.write_text(picture_of(soak.series), "utf-8")
+        picture.write_text(picture_of(points), "utf-8")
     assert not any(soak.counts[kind] for kind in FAULTS), results
     assert not last["streams"] and soak.growth < TOLERANCE, results
 
