@@ -33,6 +33,7 @@ from websockets.exceptions import WebSocketException
 
 from voxtral_onnx.assets import SAMPLES
 from voxtral_onnx.runtime.machine import describe_machine
+from voxtral_onnx.server.realtime.connection import TRY_LATER
 
 WARM_SHARE = 0.2  # of the time, after which memory must not grow
 TOLERANCE = 0.1  # of memory, as an allocator keeps what it once had

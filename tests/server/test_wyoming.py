@@ -302,6 +302,21 @@ def test_too_many(api, port, monkeypatch):
         assert error.data["code"] == "at_capacity"
 
 
+def test_refused_clients_that_stay(api, monkeypatch):
+    """Only so many are told so at a time; further ones are closed at once, without a word."""
+    monkeypatch.setattr(wyoming, "MOST_CLIENTS", 0)
+    monkeypatch.setattr(wyoming, "MOST_REFUSED", 2)
+    monkeypatch.setattr(wyoming, "LEAVE_SECONDS", float(TIMEOUT))
+    with listening(api.engines) as port, ExitStack() as stack:
+        for expected in (b'"error"', b'"error"', b""):
+            client = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+            stack.enter_context(client)
+            said = b""
+            with suppress(ConnectionResetError):
+                said = client.recv(1 << 16)
+            assert expected in said and bool(expected) == bool(said)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_events(api, port, caplog, seed):
     """Each is answered or refused; none is a fault of the server's, and no slot stays taken."""
