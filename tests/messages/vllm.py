@@ -17,7 +17,7 @@ EVENTS = {
 }
 CODES = (
     *("invalid_json", "invalid_event", "invalid_audio", "model_not_found"),
-    *("model_not_validated", "unknown_event", "processing_error"),
+    *("model_not_validated", "unknown_event", "processing_error", "at_capacity"),
 )
 
 

@@ -8,7 +8,7 @@ import random
 from contextlib import suppress
 from typing import Any
 
-TIMEOUT = 30  # seconds; a server answers in milliseconds, or closes
+TIMEOUT = 120  # seconds; a server answers in milliseconds, or closes
 GRAMMAR = ("describe", "ping", "transcribe", "audio-start", "audio-chunk", "audio-stop", "x")
 
 
