@@ -73,6 +73,7 @@ def test_a_client_that_vanishes_with_much_to_hear_frees_its_slot(api, name, ends
         until(lambda: engine.metrics.streams == 1)
         # Reset: closed without a word
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.shutdown(socket.SHUT_RD)  # wakes the thread that reads, and keeps it open
         client.socket.close()
         until(lambda: engine.metrics.streams == 0)
         (stream,) = [engine.open()]
