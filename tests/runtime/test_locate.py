@@ -137,25 +137,40 @@ def test_each_checkout_has_its_own_test_model(state, tiny_artifact, tmp_path, mo
     assert len(json.loads(state.read_bytes())["test_models"]) == locate.MOST_PACKAGES
 
 
+# An export's end, which takes its time between reading what is remembered and writing it
+REMEMBER = """
+import sys, time
+from pathlib import Path
+from voxtral_onnx.exporter import sources
+from voxtral_onnx.runtime import locate
+
+def slowly(read):
+    def remembered():
+        found = read()
+        time.sleep(0.2)
+        return found
+    return remembered
+
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+locate.PACKAGE = Path(f"/{number}")
+for module in (locate, sources):
+    module._remembered = slowly(module._remembered)
+sys.stdin.read()  # until all are ready
+locate.remember_export(folder)
+sources.remember_source(folder, {"file": (number, 0)})
+"""
+
+
 def test_exports_at_the_same_time_are_all_remembered(state, tiny_artifact):
     """Each process adds a package and a source to what the others have added."""
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from voxtral_onnx.runtime import locate\n"
-        "from voxtral_onnx.exporter import sources\n"
-        "folder, number = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "locate.PACKAGE = Path(f'/{number}')\n"
-        "sys.stdin.read()\n"  # until all are ready
-        "locate.remember_export(folder)\n"
-        "sources.remember_source(folder, {'file': (number, 0)})\n"
-    )
-    command = [sys.executable, "-c", program, str(tiny_artifact)]
+    command = [sys.executable, "-c", REMEMBER, str(tiny_artifact)]
     running = [
         subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(4)
     ]
     for process in running:
-        process.communicate()
-    assert {process.returncode for process in running} == {0}
+        assert process.stdin
+        process.stdin.close()
+    assert {process.wait() for process in running} == {0}
     assert json.loads(state.read_bytes())["test_models"].keys() == {"/0", "/1", "/2", "/3"}
     assert all(sources.may_be_source(tiny_artifact, {"file": (n, 0)}) for n in range(4))
     assert not sources.may_be_source(tiny_artifact, {"file": (4, 0)})

@@ -9,7 +9,6 @@ import ssl
 import subprocess
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 from support.commands import CLIP, TEXT
@@ -71,7 +70,7 @@ def test_clients_behind_nginx(proxy):
     """Recordings, words as they come, live speech of a page's script, and an address without."""
     port, context = proxy
     address = f"https://localhost:{port}"
-    with httpx.Client(verify=context) as http:
+    with openai.DefaultHttpxClient(verify=context) as http:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", http_client=http)
         found = client.audio.transcriptions.create(file=CLIP, model="whisper-1", stream=True)
         assert "".join(getattr(each, "delta", "") for each in found) == TEXT
