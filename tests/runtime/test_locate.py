@@ -144,17 +144,17 @@ from pathlib import Path
 from voxtral_onnx.exporter import sources
 from voxtral_onnx.runtime import locate
 
-def slowly(read):
+def slowly(read, seconds):
     def remembered():
         found = read()
-        time.sleep(0.2)
+        time.sleep(seconds)
         return found
     return remembered
 
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
 locate.PACKAGE = Path(f"/{number}")
-for module in (locate, sources):
-    module._remembered = slowly(module._remembered)
+locate._remembered = slowly(locate._remembered, 0.2)
+sources._remembered = slowly(sources._remembered, 0.5)  # which begin 0.2 s one after the other
 sys.stdin.read()  # until all are ready
 locate.remember_export(folder)
 sources.remember_source(folder, {"file": (number, 0)})
