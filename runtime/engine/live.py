@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DeviceError
 from ..model import LoadedModel
-from .live_encoder import LiveEncoder
+from .encoders.live_encoder import LiveEncoder
 from .recording import Recording
 
 CATCH_UP = 16  # tokens that a call may take of all streams together that catch up
