@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..api_error import ApiError
 from ..rest.form import MISTRAL_PATH
@@ -56,7 +57,8 @@ class BrowserRefusal:
         if scope["path"] not in (PATH, MISTRAL_PATH):
             return False
         socket = WebSocket(scope, receive, send)
-        await socket.accept(subprotocol(socket))
-        await socket.send_json(error_event(socket, self._dialect, error))
-        await socket.close(UNAUTHORIZED, error.code)
+        with suppress(WebSocketDisconnect):  # it has left already
+            await socket.accept(subprotocol(socket))
+            await socket.send_json(error_event(socket, self._dialect, error))
+            await socket.close(UNAUTHORIZED, error.code)
         return True
