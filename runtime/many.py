@@ -128,7 +128,9 @@ class Engine(Uncopied):
         self._samples = start.arrays["samples"]
         audio = manifest.config.audio
         tick_tokens = tick_ms * audio.sample_rate // (1000 * audio.samples_per_token)
-        open_encoder = partial(open_live_encoder, loaded, start=start, notes=self.notes)
+        open_encoder = partial(
+            open_live_encoder, loaded, start=start, notes=self.notes, tick_tokens=tick_tokens
+        )
         self.ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
         self._model, self._factory = loaded, self.transcriber.recordings(options)
         self._loop = self._factory.loop(sizes, self.ticker)

@@ -184,9 +184,10 @@ class EngineLoop:
         """
         ticker = self.ticker
         assert ticker
+        tokens = ticker.tick_tokens
         return self._done(
-            self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count)
-        ) + self._done(
+            self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count, tokens)
+        ) + tokens * self._done(
             self._decode_jobs, lambda: self._pool.at(self._pool.last).seconds_of_call(count)
         )
 

@@ -27,24 +27,24 @@ class BatchedEncoder:
     front, so a slot's rows depend on the sizes of its calls and not on its position alone.
     """
 
+    max_tokens = MOST_TOKENS
+
     def __init__(
         self,
         model: LoadedModel,
         session: Session,
         slots: int,
         start: StreamState,
-        *,
-        max_tokens: int = MOST_TOKENS,
     ):
         """Make the buffers of all slots; `session` is of the graph for several streams.
 
         Raises:
             DeviceError: the device's memory is full.
         """
-        self.slots, self.max_tokens, self._spec = slots, max_tokens, model.encoder.spec
+        self.slots, self._spec = slots, model.encoder.spec
         self._device, self._start = model.device, SilentStart(model, start)
         self._samples = TokenSamples(model)
-        most_rows = max_tokens * self._spec.rows_per_token
+        most_rows = self.max_tokens * self._spec.rows_per_token
         self._capacity = self._spec.capacity + most_rows - self._spec.rows_per_token
         self._batch = BatchedKVCache(session, replace(self._spec, capacity=self._capacity), slots)
         self._position = np.zeros(slots, np.int64)
@@ -79,7 +79,7 @@ class BatchedEncoder:
         places = {slot: slot - first for slot in tokens}
         for slot in tokens:
             assert self._rows[slot], f"slot {slot} has no stream"
-        features = self._samples.mel_frames(places, samples, last - first)
+        features = self._samples.mel_frames(places, samples, last - first, max(tokens.values()))
         new = np.zeros(last - first, np.int64)
         for slot, count in tokens.items():
             new[slot - first] = count * self._spec.rows_per_token
@@ -102,11 +102,11 @@ class BatchedEncoder:
         self._device.shift_all(buffers, self._spec.keep + unused)
         self._rows[slot], self._full[slot] = self._spec.keep, self._spec.capacity
 
-    def seconds_of_call(self, count: int) -> float:
-        """Return how long calls take for a token of so many streams, with full buffers."""
-        self._rows[:count] = self._spec.capacity - 2 * self._spec.rows_per_token
+    def seconds_of_call(self, count: int, tokens: int = 1) -> float:
+        """Return how long calls take for tokens of so many streams, with full buffers."""
+        self._rows[:count] = self._spec.capacity - (tokens + 1) * self._spec.rows_per_token
         self._full[:count] = self._spec.capacity
-        samples = np.zeros(self._samples.of(1), np.float32)
+        samples = np.zeros(self._samples.of(tokens), np.float32)
         began = perf_counter()
         self.encode(dict.fromkeys(range(count), samples))
         seconds = perf_counter() - began

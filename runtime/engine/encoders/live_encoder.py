@@ -28,7 +28,6 @@ from ...stream_state import StreamState
 from .batched import BatchedEncoder, run_batch
 from .paged import PagedEncoder
 from .per_slot import EncoderPerSlot
-from .samples import MOST_TOKENS
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +72,8 @@ class LiveEncoder(Protocol):
         """End the stream of a slot, which may be empty already."""
         ...
 
-    def seconds_of_call(self, count: int) -> float:
-        """Return how long `encode` takes for a token of so many streams that began long ago.
+    def seconds_of_call(self, count: int, tokens: int = 1) -> float:
+        """Return how long `encode` takes for tokens of so many streams that began long ago.
 
         No slot may have a stream.
         """
@@ -91,7 +90,7 @@ def open_live_encoder(
     start: StreamState,
     notes: list[str],
     *,
-    max_tokens: int = MOST_TOKENS,
+    tick_tokens: int = 1,
 ) -> LiveEncoder:
     """Return an encoder for so many live streams, for all in one call where that can be had.
 
@@ -100,7 +99,7 @@ def open_live_encoder(
         slots: number of streams.
         start: of a stream behind the silence before all audio, from `silent_start` with any delay.
         notes: gets a sentence if streams are encoded one after the other: why, and what it costs.
-        max_tokens: the most tokens of a stream in a call.
+        tick_tokens: of a stream in most calls.
 
     Raises:
         ArtifactError: the graph is damaged or does not fit the manifest.
@@ -114,19 +113,19 @@ def open_live_encoder(
             reasons.append(str(error))
         else:
             _log.info("encoder: live streams are encoded together, with caches of pages")
-            return PagedEncoder(model, session, device, slots, start, max_tokens=max_tokens)
+            return PagedEncoder(model, session, device, slots, start, tick_tokens=tick_tokens)
     try:
         session = open_batch_graph(model)
     except DeviceError as error:
         reasons.append(str(error))
     else:
         _log.info("encoder: live streams are encoded together, with a buffer for each")
-        return BatchedEncoder(model, session, slots, start, max_tokens=max_tokens)
+        return BatchedEncoder(model, session, slots, start)
     notes.append(
         "encoder: live streams are encoded one after the other, so that each reads all "
         f"weights: {'; '.join(dict.fromkeys(reasons))}"
     )
-    return EncoderPerSlot(model, slots, start, max_tokens=max_tokens)
+    return EncoderPerSlot(model, slots, start)
 
 
 def open_paged_graph(model: LoadedModel) -> Session:

@@ -13,14 +13,19 @@ from ...device.pages import PAGE_ROWS, PagedKVCache
 from ...device.session import Session
 from ...model import LoadedModel
 from ...stream_state import StreamState
-from .samples import MOST_TOKENS, TokenSamples
+from .samples import CATCH_UP, MOST_TOKENS, TokenSamples
+
+RUNS_TO_CAPTURE = 2  # of a shape
 
 
 class PagedEncoder:
     """Those streams in one call that bring something.
 
-    Idle streams are in no call, and nothing is shifted.
+    Idle streams are in no call, and nothing is shifted. Calls have few shapes, because each is
+    captured once, which takes as long as several ticks.
     """
+
+    max_tokens = MOST_TOKENS
 
     def __init__(
         self,
@@ -30,16 +35,16 @@ class PagedEncoder:
         slots: int,
         start: StreamState,
         *,
-        max_tokens: int = MOST_TOKENS,
+        tick_tokens: int = 1,
     ):
         """Make the pages of all slots; `session` is of the graph with pages, on `device`.
 
         Raises:
             DeviceError: the device's memory is full.
         """
-        self.slots, self.max_tokens, self._spec = slots, max_tokens, model.encoder.spec
+        self.slots, self._spec = slots, model.encoder.spec
         self._device, self._samples = device, TokenSamples(model)
-        most_rows = max_tokens * self._rows_per_token
+        most_rows = self.max_tokens * self._rows_per_token
         self._cache = PagedKVCache(session, device, self._spec, slots, most_rows)
 
         # Keep the silence before all audio in the device's memory
@@ -52,6 +57,12 @@ class PagedEncoder:
             self._device.buffer(_as_page_rows(rows, self._cache.page_rows))
             for rows in arrays[count:]
         ]
+
+        # Capture the calls of streams that catch up; those of a tick are measured, and thus are
+        self._widths = sorted({1, tick_tokens, self.max_tokens})  # tokens
+        for size in sorted({self._device.batch_rows(n, slots) for n in range(1, CATCH_UP + 1)}):
+            for _ in range(RUNS_TO_CAPTURE):
+                self.seconds_of_call(min(size, slots), self.max_tokens)
 
     @property
     def _rows_per_token(self) -> int:
@@ -70,15 +81,17 @@ class PagedEncoder:
             assert self._cache.rows[slot], f"slot {slot} has no stream"
         places = {slot: place for place, slot in enumerate(sorted(samples))}
         size = self._device.batch_rows(len(places), self.slots)
-        features = self._samples.mel_frames(places, samples, size)
+        most = max(tokens.values())
+        width = next(width for width in self._widths if width >= most)
+        features = self._samples.mel_frames(places, samples, size, width)
         new = np.array([tokens[slot] * self._rows_per_token for slot in places])
         output = self._cache.run(np.array(list(places)), features, new)
         return {slot: output[place, : tokens[slot]] for slot, place in places.items()}
 
-    def seconds_of_call(self, count: int) -> float:
-        """Return how long a call takes for a token of so many streams, with full caches."""
+    def seconds_of_call(self, count: int, tokens: int = 1) -> float:
+        """Return how long a call takes for tokens of so many streams, with full caches."""
         self._cache.rows[:count] = self._spec.keep + PAGE_ROWS - self._rows_per_token - 1
-        samples = np.zeros(self._samples.of(1), np.float32)
+        samples = np.zeros(self._samples.of(tokens), np.float32)
         began = perf_counter()
         self.encode(dict.fromkeys(range(count), samples))
         seconds = perf_counter() - began

@@ -17,11 +17,11 @@ from .silent_start import SilentStart
 class EncoderPerSlot:
     """A call for each stream, each with a cache of its own."""
 
-    def __init__(
-        self, model: LoadedModel, slots: int, start: StreamState, *, max_tokens: int = MOST_TOKENS
-    ):
+    max_tokens = MOST_TOKENS
+
+    def __init__(self, model: LoadedModel, slots: int, start: StreamState):
         """Prepare slots, whose buffers are made when they are first used."""
-        self.slots, self.max_tokens = slots, max_tokens
+        self.slots = slots
         self._encoder, self._start = model.encoder, SilentStart(model, start)
         self._samples = TokenSamples(model)
         self._caches: dict[int, KVCache] = {}  # by slot
@@ -48,12 +48,12 @@ class EncoderPerSlot:
             done += count
         return np.concatenate(found)
 
-    def seconds_of_call(self, count: int) -> float:
-        """Return how long calls take for a token of so many streams, with full buffers."""
+    def seconds_of_call(self, count: int, tokens: int = 1) -> float:
+        """Return how long calls take for tokens of so many streams, with full buffers."""
         self.start(0)
         spec = self._encoder.spec
-        self._caches[0].position = spec.capacity - 2 * spec.rows_per_token
-        samples = np.zeros(self._samples.of(1), np.float32)
+        self._caches[0].position = spec.capacity - (tokens + 1) * spec.rows_per_token
+        samples = np.zeros(self._samples.of(tokens), np.float32)
         began = perf_counter()
         self.encode({0: samples})
         seconds = perf_counter() - began

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...model import LoadedModel
 
+CATCH_UP = 16  # tokens that a call may take of all streams together that catch up
 MOST_TOKENS = 4  # of a stream in a call: every slot's buffer has room for so many behind its own
 
 
@@ -31,20 +32,21 @@ class TokenSamples:
         return tokens
 
     def mel_frames(
-        self, places: Mapping[int, int], samples: Mapping[int, np.ndarray], size: int
+        self, places: Mapping[int, int], samples: Mapping[int, np.ndarray], size: int, tokens: int
     ) -> np.ndarray:
         """Return the mel frames of a call, float32 [size, n_mels, frames].
 
-        They are padded behind to those of the slot that brings most; padding means nothing.
+        Frames behind a stream's own are padding and mean nothing.
 
         Args:
             places: in the call, by slot.
             samples: by slot, of whole tokens.
             size: of the call; places that no slot has are zeros.
+            tokens: for which there are frames, at least as many as a slot brings.
         """
         # Put the streams' samples one behind the other, each from the beginning of a frame on:
         # one long convolution is several times as fast as many short ones
-        longest = max(len(samples[slot]) for slot in places)
+        longest = self.of(tokens)
         frames = -(-longest // self._per_frame)  # from one stream's first to the next one's
         joined = np.zeros(len(places) * frames * self._per_frame + self._around, np.float32)
         for i, slot in enumerate(places):

@@ -111,7 +111,7 @@ def test_pages_that_the_window_has_passed_are_written_again(model, paged):
     streams = Streams(model, encoder, EXACT)
     for slot in range(2):
         streams.open(slot)
-    while encoder._cache.position.min() < 5 * PAGE_ROWS:
+    while encoder._cache.position.min() < 3 * PAGE_ROWS:
         counts = rng.integers(0, 5, 2)
         streams.push({slot: int(count) for slot, count in enumerate(counts) if count})
     assert encoder._cache.rows.max() < 2 * PAGE_ROWS
