@@ -125,7 +125,8 @@ class Soak:
 
     async def _torment(self, name: str) -> None:
         """Send random messages in a protocol, a burst each over a connection of its own."""
-        for first in range(0, self.messages, BURST):
+        first = 0
+        while first < self.messages:
             due = self.seconds * first / self.messages
             await asyncio.sleep(max(0.0, due - self._passed))
             count = min(BURST, self.messages - first)
@@ -137,9 +138,13 @@ class Soak:
                     await wyoming.torment(self.wyoming_port, first, count)
                 self.counts[f"{name} messages"] += count
             except (AssertionError, OSError, WebSocketException) as error:
-                is_refused = f"ended: {TRY_LATER}" in str(error)
-                self.counts["refused" if is_refused else "messages failed"] += 1
+                if f"{TRY_LATER} " in str(error):  # by the code with which it was closed
+                    self.counts["refused"] += 1
+                    await asyncio.sleep(1.0)
+                    continue
+                self.counts["messages failed"] += 1
                 self.errors[f"{name} messages: {type(error).__name__}: {error}"] += 1
+            first += count
 
     async def _say_nothing(self) -> None:
         try:
