@@ -51,6 +51,10 @@ def listening(engines):
         ready.set()
         loop.run_forever()
         loop.run_until_complete(server.close())
+        left = asyncio.all_tasks(loop)  # as `asyncio.run` ends them
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=run)
