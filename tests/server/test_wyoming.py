@@ -54,7 +54,8 @@ def listening(engines):
         left = asyncio.all_tasks(loop)  # as `asyncio.run` ends them
         for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
         loop.close()
 
     thread = threading.Thread(target=run)
