@@ -23,7 +23,7 @@ def inspect(
     from dataclasses import asdict
 
     from ..manifest import Manifest
-    from ..runtime.device.base import lacks_lengths
+    from ..runtime.device.base import ONLY_ON_CUDA, lacks_lengths
     from ..runtime.device.session import check_graph
     from ..verification.certificate import read_verdict
     from .models import find_model
@@ -46,7 +46,8 @@ def inspect(
     checked = ["sizes"]
     try:
         for graph in manifest.graphs(held):
-            if not (folder / graph.path).exists():  # downloads leave out other programs' graphs
+            # Downloads leave out other programs' graphs, and some load on CUDA alone
+            if not (folder / graph.path).exists() or ONLY_ON_CUDA in graph.operators:
                 continue
             if reason := lacks_lengths(graph):
                 info(f"{graph.path}: not checked: {reason}")

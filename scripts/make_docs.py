@@ -53,6 +53,8 @@ def planned(config: VoxtralConfig, dtype: str) -> Graphs:
         native.batch_encoder_plan(config, **options),
         native.decoder_plan(config, tokens=TOKENS, **options),
     ]
+    if dtype == "float16":
+        plans.append(native.paged_encoder_plan(config, **options))
     graphs = {plan.role: (plan.inputs, plan.outputs) for plan in plans}
     return {"mel": ((mel.INPUT,), (mel.output_spec(config.audio),)), **graphs}
 
@@ -63,7 +65,8 @@ def table(role: str, float16: Graphs, float32: Graphs) -> str:
     A type that differs between the two activation types is written as T.
     """
     lines = ["| | name | type | shape |", "| --- | --- | --- | --- |"]
-    for kind, half, single in zip(("in", "out"), float16[role], float32[role], strict=True):
+    other = float32.get(role, float16[role])  # a graph may exist in one of them
+    for kind, half, single in zip(("in", "out"), float16[role], other, strict=True):
         rows = [
             (spec.name, spec.dtype if spec.dtype == other.dtype else "T", _shape(spec))
             for spec, other in zip(half, single, strict=True)

@@ -27,6 +27,7 @@ from voxtral_onnx.quant.recipe import FLOAT
 
 # Types of activations in which a family's graphs are shipped
 DTYPES = ("float32", "float16")
+FAMILY_NAMES = ("native", "transformers_js")
 PACKAGES = ("torch", "onnxscript", "onnx", "onnx-ir")
 # Ids of the released tokenizer: <s>, </s>, [STREAMING_PAD], [STREAMING_WORD], the first text token.
 # Source: mistral-common's tekken.json of Voxtral-Mini-4B-Realtime-2602
@@ -44,7 +45,7 @@ def main(folder: Path) -> None:
 def write(folder: Path, config: VoxtralConfig, tokens: Tokens) -> None:
     """Trace the graphs of a model and write them, then the facts that they depend on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for family in ("native", "transformers_js"):
+    for family in FAMILY_NAMES:
         shipped = set[str]()
         for dtype in DTYPES:
             build = PartFactory(dtype, FLOAT)

@@ -50,7 +50,7 @@ def test_it_runs_and_is_judged(former, tiny_artifact, run, tmp_path):
     graphs = "encoder, decoder"
     assert found.facts == {
         "format": (1, 2),
-        "precisions.q4f16.graphs": (graphs, f"{graphs}, encoder_batch"),
+        "precisions.q4f16.graphs": (graphs, f"{graphs}, encoder_batch, encoder_paged"),
     }
     assert not found.graphs and not found.tensors
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..errors import ArtifactError, DeviceError
-from ..exporter.model import ops
+from ..exporter.model import attention, ops
 from ..manifest import Manifest
 from ..runtime.device.base import Device
 from ..runtime.device.cpu import Cpu
@@ -231,7 +231,7 @@ class _Inputs:
             self._feed(6, np.array(capacity, np.int32)),
         ]
         return list(
-            ops.group_query_attention(
+            attention.group_query_attention(
                 *rows, *past, *at, num_heads=heads, window=stack.sliding_window
             )
         )

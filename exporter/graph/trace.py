@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from ...config import VoxtralConfig
 from ...manifest import TensorSpec
-from ..model import ops
+from ..model import nodes
 from ..model.parameters import Parameter, Parts
 from .families.spec import GraphPlan, PlanOf
 from .passes import clean
@@ -74,7 +74,7 @@ def _shortened(config: VoxtralConfig) -> VoxtralConfig:
 
 
 def _trace_whole(plan: GraphPlan) -> ir.Model:
-    with FakeTensorMode(), torch.no_grad(), ops.tracing(standard=plan.standard), _quiet():
+    with FakeTensorMode(), torch.no_grad(), nodes.tracing(standard=plan.standard), _quiet():
         program = torch.export.export(
             plan.module().eval(),
             tuple(_example(spec) for spec in plan.inputs),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from ...config import TransformerConfig
-from . import ops
+from . import attention, ops
 from .linear import linear, parameter
 from .parameters import Part, Parts
 
@@ -58,15 +58,18 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, at: Positions | PagedPositions, past_key: Tensor, past_value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        # Project, and rotate
         if isinstance(at, Positions) and at.grows:
             past_key, past_value = (
-                ops.last_rows(past, self.window - 1) for past in (past_key, past_value)
+                attention.last_rows(past, self.window - 1) for past in (past_key, past_value)
             )
         query = ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads)
         key = ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads)
         value = self.v_proj(x)
+
+        # Attend to the caches, whatever holds them
         if isinstance(at, PagedPositions):
-            out, present_key, present_value = ops.paged_attention(
+            out, present_key, present_value = attention.paged_attention(
                 query,
                 key,
                 value,
@@ -77,7 +80,7 @@ class Attention(nn.Module):
                 window=self.window,
             )
             return self.o_proj(out), present_key, present_value
-        out, present_key, present_value = ops.group_query_attention(
+        out, present_key, present_value = attention.group_query_attention(
             query,
             key,
             value,
@@ -119,7 +122,7 @@ class Positions:
     query_seqlens: Tensor | None = None
     # The cache is no fixed buffer: the window's part of the past is kept, new rows are appended
     grows: bool = False
-    view: ops.View | None = None  # derived from the others, and shared by the layers
+    view: attention.View | None = None  # derived from the others, and shared by the layers
 
     @classmethod
     def behind(cls, past: Tensor, window: int, cos: Tensor, sin: Tensor) -> Positions:
@@ -134,7 +137,7 @@ class PagedPositions:
 
     cos: Tensor  # [1, rows, head_dim / 2]
     sin: Tensor  # [1, rows, head_dim / 2]
-    pages: ops.Pages
+    pages: attention.Pages
 
 
 class Layer(nn.Module):
@@ -192,7 +195,9 @@ class Stack(nn.Module):
         """
         residual, branch, present = x, None, []
         if isinstance(at, Positions) and not at.grows:
-            view = ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window, at.query_seqlens)
+            view = attention.view_of(
+                past[0], at.seqlens_k, x.shape[1], self.window, at.query_seqlens
+            )
             at = replace(at, view=view)
         for i, layer in enumerate(self.layers):
             residual, branch, key, value = layer(

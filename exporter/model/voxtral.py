@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...config import VoxtralConfig
 from ...manifest import Tokens
-from . import ops
+from . import attention, ops
 from .layers import PagedPositions, Positions, Stack
 from .linear import linear, parameter, table
 from .parameters import Part, Parts
@@ -169,7 +169,7 @@ class PagedEncoder(AudioEncoder):
         x, conv2_state = stem.conv2(conv2_state, x, num_frames)
 
         # The layers, all streams in one row
-        pages = ops.Pages(
+        pages = attention.Pages(
             cumulative_sequence_length,
             past_seqlens,
             block_table,

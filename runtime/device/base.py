@@ -43,6 +43,7 @@ _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
 MIN_ONNXRUNTIME = (1, 30)
 # The oldest whose attention takes several streams that bring different numbers of positions
 MIN_FOR_LENGTHS, LENGTHS = (1, 32), "query_seqlens"
+ONLY_ON_CUDA = "PagedAttention"  # an operator: a graph that has it loads nowhere else
 
 
 def import_onnxruntime():

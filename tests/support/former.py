@@ -32,9 +32,10 @@ def to_format_1(folder: Path) -> Path:
     values = json.loads((folder / FILE_NAME).read_bytes())
     files = values["files"]
     for precision in values["precisions"].values():
-        path = precision.pop("encoder_batch")["path"]
-        (folder / path).unlink()
-        del files[path]
+        for role in ("encoder_batch", "encoder_paged"):
+            if graph := precision.pop(role, None):
+                (folder / graph["path"]).unlink()
+                del files[graph["path"]]
         for graph in (precision["encoder"], precision["decoder"]):
             graph["passes"] = {"fold_constants": 2, "strip_debug_info": 1234}
     values["mel"]["passes"] = {}

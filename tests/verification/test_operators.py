@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from support.devices import open_or_skip
 
-from voxtral_onnx.exporter.model import ops
+from voxtral_onnx.exporter.model import attention, ops
 from voxtral_onnx.manifest import GraphSpec, Manifest
 from voxtral_onnx.runtime.device.base import LENGTHS, lacks_lengths
 
@@ -300,7 +300,7 @@ def _fused(
                 "window": attributes["local_window_size"],
                 "query_seqlens": inputs[QUERY_SEQLENS] if len(inputs) > QUERY_SEQLENS else None,
             }
-            return list(ops.group_query_attention(*inputs[:7], **options))
+            return list(attention.group_query_attention(*inputs[:7], **options))
         case "QuickGelu":
             return [ops.silu(*inputs)]
         case "GatherElements":  # onnx's evaluator takes no fewer indices than values
