@@ -79,7 +79,7 @@ async function measure(device, seconds) {
     await page.goto(`${server.url}blank.html`)
     const found = await page.evaluate(
       async ({ device, precision }) => {
-        const { createTranscriber } = await import(/** @type {any} */ ('/src/engine/engine.js'))
+        const { createTranscriber } = await import(/** @type {any} */ ('/src/client/index.js'))
         const { openAudio } = await import(/** @type {any} */ ('/src/shared/audio.js'))
         const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device, precision })
         const file = new File([await (await fetch('recording.wav')).blob()], 'recording.wav')

@@ -109,9 +109,9 @@ def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
 
 @pytest.mark.node
 @pytest.mark.browser
-@pytest.mark.parametrize("file", ["browser.test.js", "listening.test.js"])
-def test_the_page_in_a_browser(tiny_artifact, expected, file):
-    need_node()
+@pytest.mark.parametrize("file", ["browser.test.js", "listening.test.js", "package.test.js"])
+def test_in_a_browser(tiny_artifact, expected, file):
+    need_node("vite", "webpack")
     need_chromium()
     run_node(
         file,

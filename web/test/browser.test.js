@@ -168,7 +168,7 @@ test('the page, without WebGPU', async (t) => {
         const image = new Image()
         image.src = `${url}image.png`
         await fetch(url).catch(() => {})
-        const engine = await import(/** @type {any} */ ('/src/engine/engine.js'))
+        const engine = await import(/** @type {any} */ ('/src/client/index.js'))
         const client = new engine.TranscriberClient()
         const error = await client.inspect({ artifactUrl: url }).catch(String)
         return { broken: [...new Set(broken)].sort(), ran: 'ran' in globalThis, error }
@@ -314,11 +314,13 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       return buffers
     })
     assert.deepEqual(await copyGraphs(page), await shippedGraphs())
+    await page.route('**/copy_float32.onnx', (route) => route.fulfill({ status: 404 }))
     const missing = await page.evaluate(async () => {
       const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
-      return copyGraph('float64').catch(String)
+      return copyGraph('float32').catch(String)
     })
-    assert.match(missing, /DeviceError: http.*\/graphs\/copy_float64\.onnx: expected a file of this page, got HTTP 404; reload/)
+    await page.unrouteAll()
+    assert.match(missing, /DeviceError: http.*\/graphs\/copy_float32\.onnx: expected a file of this page, got HTTP 404; reload/)
     const zeros = await page.evaluate(async () => {
       const { openDevice } = await import(/** @type {any} */ ('/src/engine/device.js'))
       const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
@@ -333,7 +335,7 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
 
     const result = await page.evaluate(
       async (samples) => {
-        const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/engine/engine.js'))
+        const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/client/index.js'))
         const client = new TranscriberClient()
         const inspection = await client.inspect({ artifactUrl: 'artifact/' })
         client.close()

@@ -50,7 +50,7 @@ export class Microphone {
 
     // Capture in a worklet, resample and report here
     const context = new AudioContext()
-    await context.audioWorklet.addModule(new URL('./capture-worklet.js', import.meta.url))
+    await context.audioWorklet.addModule(new URL('../client/capture-worklet.js', import.meta.url))
     const capture = new AudioWorkletNode(context, 'capture', { numberOfOutputs: 0, channelCount: 1, channelCountMode: 'explicit' })
     const resampler = new Resampler(context.sampleRate, sampleRate)
     capture.port.onmessage = ({ data: samples }) => {

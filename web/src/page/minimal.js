@@ -1,11 +1,11 @@
 /** The script of minimal.html: a page that transcribes a file with the fewest lines, to copy from. */
 
-import { createTranscriber } from '../engine/engine.js'
+import { createTranscriber } from '../client/transcriber.js'
 import { openAudio } from '../shared/audio.js'
 
 const file = /** @type {HTMLInputElement} */ (document.querySelector('#file'))
 const [state, text] = /** @type {HTMLElement[]} */ (['#state', '#text'].map((id) => document.querySelector(id)))
-/** @type {import('../engine/engine.js').TranscriberClient | undefined} */
+/** @type {import('../client/transcriber.js').TranscriberClient | undefined} */
 let transcriber
 
 file.addEventListener('change', async () => {

@@ -16,7 +16,7 @@
 import { errorOf } from '../shared/errors.js'
 
 /**
- * @typedef {import('../shared/messages.js').OpenOptions & {onProgress?: (progress: import('./artifact.js').Progress) => void}}
+ * @typedef {import('../shared/messages.js').OpenOptions & {onProgress?: (progress: import('../engine/artifact.js').Progress) => void}}
  *   CreateOptions
  */
 
@@ -42,7 +42,7 @@ export async function createTranscriber({ onProgress, ...options }) {
 export class TranscriberClient extends EventTarget {
   constructor() {
     super()
-    this.worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+    this.worker = new Worker(new URL('../engine/worker.js', import.meta.url), { type: 'module' })
     /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
     this.waiting = new Map()
     this.count = 0

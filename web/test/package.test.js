@@ -1,0 +1,105 @@
+/** Tests of the npm package as strangers install it: packed, built into apps by bundlers, transcribing in Chromium. */
+
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { cp, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { after, before, test } from 'node:test'
+import { promisify } from 'node:util'
+import webpack from 'webpack'
+import { CLIP, NO_GPU, launch, removeProfiles } from './browser.js'
+import { ARTIFACT, WEB, clip, pythonTranscripts } from './samples.js'
+import { TestServer } from './server.js'
+
+const run = promisify(execFile)
+const PACKAGE = path.join(WEB, '../build/npm')
+/** @type {string} */
+let app
+
+before(async () => {
+  app = await mkdtemp(path.join(tmpdir(), 'voxtral-onnx-app-'))
+  await run(process.execPath, [path.join(WEB, 'package.mjs')])
+  await run('npm', ['pack', '--pack-destination', app, PACKAGE])
+  await cp(path.join(WEB, 'test/app'), app, { recursive: true })
+  await writeFile(path.join(app, 'package.json'), '{"type": "module", "private": true}')
+  const [tarball] = (await readdir(app)).filter((name) => name.endsWith('.tgz'))
+  await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', `./${tarball}`], { cwd: app })
+})
+after(async () => {
+  await rm(app, { recursive: true, force: true })
+  await removeProfiles()
+})
+
+test('npm would publish it', async () => {
+  const { stderr } = await run('npm', ['publish', '--dry-run', PACKAGE])
+  assert.match(stderr, /voxtral-onnx-web@/)
+  assert.doesNotMatch(stderr, /auto-corrected/) // what npm says of a package.json that it has to mend
+  const manifest = JSON.parse(await readFile(path.join(PACKAGE, 'package.json'), 'utf8'))
+  assert.match(await readFile(path.join(WEB, '../_version.py'), 'utf8'), new RegExp(`"${manifest.version}"`))
+  assert.ok((await readdir(PACKAGE)).includes('LICENSE'))
+})
+
+test('addresses of scripts and files are literals, which bundlers find', async () => {
+  const files = (await readdir(path.join(PACKAGE, 'src'), { recursive: true })).filter((name) => name.endsWith('.js'))
+  let found = 0
+  for (const name of files) {
+    const source = await readFile(path.join(PACKAGE, 'src', name), 'utf8')
+    const addresses = source.match(/\bimport\([^)]*\)|new URL\([^)]*import\.meta\.url\)/g) ?? []
+    found += addresses.length
+    assert.deepEqual([name, addresses.filter((line) => !/^(import|new URL)\('[^'$]+'/.test(line))], [name, []])
+  }
+  assert.ok(found > 9)
+})
+
+test('Vite builds it', async () => {
+  await run(process.execPath, [path.join(WEB, 'node_modules/vite/bin/vite.js'), 'build'], { cwd: app })
+  await transcribes(path.join(app, 'dist'))
+})
+
+test('webpack builds it', async () => {
+  const output = path.join(app, 'webpack')
+  const compiler = webpack({ mode: 'production', context: app, entry: './main.js', output: { path: output }, performance: false })
+  const stats = await promisify(compiler.run.bind(compiler))()
+  assert.deepEqual(stats?.toJson({ all: false, errors: true, warnings: true }), { errors: [], warnings: [] })
+  const page = await readFile(path.join(app, 'index.html'), 'utf8')
+  await writeFile(path.join(output, 'index.html'), page)
+  await transcribes(output)
+})
+
+test('its vendored form runs in a page that nothing built', async () => {
+  const folder = path.join(app, 'plain')
+  const script = path.join(app, 'node_modules/.bin/voxtral-onnx-web')
+  await run(script, [path.join(folder, 'voxtral')])
+  await assert.rejects(run(script, [path.join(folder, 'voxtral')]), /expected a new or empty folder, found files in it/)
+  for (const name of ['index.html', 'main.js']) {
+    const source = await readFile(path.join(app, name), 'utf8')
+    await writeFile(path.join(folder, name), source.replace("'voxtral-onnx-web'", "'./voxtral/src/client/index.js'"))
+  }
+  await transcribes(folder)
+})
+
+/**
+ * Check that a built app transcribes, with and without cross-origin isolation.
+ * @param {string} folder
+ */
+async function transcribes(folder) {
+  const expected = (await pythonTranscripts())[CLIP]
+  for (const isIsolated of [true, false]) {
+    const server = await new TestServer({ '/artifact/': ARTIFACT, '/': folder }, isIsolated).listen()
+    const browser = await launch(NO_GPU)
+    const page = await browser.newPage()
+    try {
+      await page.goto(`${server.url}`)
+      await page.waitForFunction(() => document.querySelector('#state')?.textContent === 'ready')
+      assert.equal(await page.evaluate(() => crossOriginIsolated), isIsolated)
+      const buffer = Buffer.from((await clip(CLIP)).buffer)
+      await page.setInputFiles('#file', { name: 'samples', mimeType: 'application/octet-stream', buffer })
+      await page.waitForFunction(() => document.querySelector('#text')?.textContent)
+      assert.equal(await page.textContent('#text'), expected.text)
+    } finally {
+      await browser.close()
+      await server.close()
+    }
+  }
+}
