@@ -314,13 +314,13 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       return buffers
     })
     assert.deepEqual(await copyGraphs(page), await shippedGraphs())
-    await page.route('**/copy_float32.onnx', (route) => route.fulfill({ status: 404 }))
+    await page.route('**/copy_float32.onnx?no-inline', (route) => route.fulfill({ status: 404 }))
     const missing = await page.evaluate(async () => {
       const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))
       return copyGraph('float32').catch(String)
     })
     await page.unrouteAll()
-    assert.match(missing, /DeviceError: http.*\/graphs\/copy_float32\.onnx: expected a file of this page, got HTTP 404; reload/)
+    assert.match(missing, /DeviceError: http.*\/graphs\/copy_float32\.onnx\?no-inline: expected a file of this page, got HTTP 404; reload/)
     const zeros = await page.evaluate(async () => {
       const { openDevice } = await import(/** @type {any} */ ('/src/engine/device.js'))
       const { copyGraph } = await import(/** @type {any} */ ('/src/engine/graph-capture.js'))

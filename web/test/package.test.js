@@ -8,8 +8,8 @@ import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 import webpack from 'webpack'
-import { CLIP, NO_GPU, launch, removeProfiles } from './browser.js'
-import { ARTIFACT, WEB, clip, pythonTranscripts } from './samples.js'
+import { NO_GPU, launch, microphone, removeProfiles } from './browser.js'
+import { ARTIFACT, WEB } from './samples.js'
 import { TestServer } from './server.js'
 
 const run = promisify(execFile)
@@ -21,7 +21,7 @@ before(async () => {
   app = await mkdtemp(path.join(tmpdir(), 'voxtral-onnx-app-'))
   await run(process.execPath, [path.join(WEB, 'package.mjs')])
   await run('npm', ['pack', '--pack-destination', app, PACKAGE])
-  await cp(path.join(WEB, 'test/app'), app, { recursive: true })
+  await cp(path.join(WEB, '../examples/captions'), app, { recursive: true })
   await writeFile(path.join(app, 'package.json'), '{"type": "module", "private": true}')
   const [tarball] = (await readdir(app)).filter((name) => name.endsWith('.tgz'))
   await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', `./${tarball}`], { cwd: app })
@@ -54,7 +54,7 @@ test('addresses of scripts and files are literals, which bundlers find', async (
 
 test('Vite builds it', async () => {
   await run(process.execPath, [path.join(WEB, 'node_modules/vite/bin/vite.js'), 'build'], { cwd: app })
-  await transcribes(path.join(app, 'dist'))
+  await captions(path.join(app, 'dist'))
 })
 
 test('webpack builds it', async () => {
@@ -64,7 +64,7 @@ test('webpack builds it', async () => {
   assert.deepEqual(stats?.toJson({ all: false, errors: true, warnings: true }), { errors: [], warnings: [] })
   const page = await readFile(path.join(app, 'index.html'), 'utf8')
   await writeFile(path.join(output, 'index.html'), page)
-  await transcribes(output)
+  await captions(output)
 })
 
 test('its vendored form runs in a page that nothing built', async () => {
@@ -76,27 +76,34 @@ test('its vendored form runs in a page that nothing built', async () => {
     const source = await readFile(path.join(app, name), 'utf8')
     await writeFile(path.join(folder, name), source.replace("'voxtral-onnx-web'", "'./voxtral/src/client/index.js'"))
   }
-  await transcribes(folder)
+  await captions(folder)
+})
+
+test('a strict TypeScript program compiles against it', async () => {
+  await cp(path.join(WEB, 'test/consumer'), app, { recursive: true })
+  const options = ['--strict', '--noEmit', '--exactOptionalPropertyTypes', '--noUncheckedIndexedAccess', '--lib', 'ES2022,DOM,DOM.AsyncIterable']
+  const modules = ['--module', 'ESNext', '--moduleResolution', 'bundler', '--target', 'ES2022']
+  const compiler = path.join(WEB, 'node_modules/typescript/bin/tsc')
+  await run(process.execPath, [compiler, ...options, ...modules, 'consumer.ts'], { cwd: app }).catch(({ stdout }) => assert.fail(stdout))
 })
 
 /**
- * Check that a built app transcribes, with and without cross-origin isolation.
+ * Check that a built app captions a microphone, with and without cross-origin isolation.
  * @param {string} folder
  */
-async function transcribes(folder) {
-  const expected = (await pythonTranscripts())[CLIP]
+async function captions(folder) {
   for (const isIsolated of [true, false]) {
     const server = await new TestServer({ '/artifact/': ARTIFACT, '/': folder }, isIsolated).listen()
-    const browser = await launch(NO_GPU)
+    const browser = await launch([...NO_GPU, ...microphone(false)])
     const page = await browser.newPage()
     try {
       await page.goto(`${server.url}`)
-      await page.waitForFunction(() => document.querySelector('#state')?.textContent === 'ready')
       assert.equal(await page.evaluate(() => crossOriginIsolated), isIsolated)
-      const buffer = Buffer.from((await clip(CLIP)).buffer)
-      await page.setInputFiles('#file', { name: 'samples', mimeType: 'application/octet-stream', buffer })
-      await page.waitForFunction(() => document.querySelector('#text')?.textContent)
-      assert.equal(await page.textContent('#text'), expected.text)
+      await page.click('button')
+      await page.waitForFunction(() => /zero eight/.test(document.querySelector('#captions')?.textContent ?? ''))
+      await page.click('button')
+      await page.waitForFunction(() => document.querySelector('#state')?.textContent === 'stopped')
+      assert.deepEqual(server.requests.filter(({ path }) => path.startsWith('/samples')), []) // the package has its own clip
     } finally {
       await browser.close()
       await server.close()

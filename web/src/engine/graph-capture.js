@@ -16,9 +16,10 @@ import { BYTES, isCache, isState, presentOf } from './manifest.js'
  * @typedef {import('./manifest.js').GraphSpec} GraphSpec
  */
 
+// Vite would write such small files as data: addresses, which policies refuse
 const COPY_GRAPHS = {
-  float32: new URL('./graphs/copy_float32.onnx', import.meta.url),
-  float16: new URL('./graphs/copy_float16.onnx', import.meta.url),
+  float32: new URL('./graphs/copy_float32.onnx?no-inline', import.meta.url),
+  float16: new URL('./graphs/copy_float16.onnx?no-inline', import.meta.url),
 }
 
 /**

@@ -1,7 +1,7 @@
 /** The choice of device and precision for an artifact. What this browser lacks is reported before any download. */
 
 import { canCapture } from './device.js'
-import { DeviceError } from '../shared/errors.js'
+import { DeviceError, UsageError } from '../shared/errors.js'
 import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 
@@ -22,8 +22,17 @@ const MAX_WASM_BYTES = 256e6 // of weights: WebAssembly can read no more in the 
  * @param {string} [requested.precision] by default the first that the device can compute in
  * @returns {Promise<Backend>}
  * @throws {DeviceError} the request, or the model, cannot run here
+ * @throws {UsageError} no device or precision has the name that was requested
  */
 export async function selectBackend(manifest, requested = {}) {
+  const { device, precision: asked } = requested
+  if (device !== undefined && !['webgpu', 'wasm'].includes(device)) {
+    throw new UsageError(`device: expected 'webgpu' or 'wasm', got ${JSON.stringify(device)}; leave it out to take what this browser has`)
+  }
+  if (asked !== undefined && !(asked in manifest.precisions)) {
+    const served = Object.keys(manifest.precisions).join(', ')
+    throw new UsageError(`precision: this model is served in ${served}, got ${JSON.stringify(asked)}; take one of these, or leave it out`)
+  }
   if (requested.device !== 'wasm') {
     try {
       return await selectWebGpu(manifest, requested.precision)
@@ -121,9 +130,12 @@ function selectPrecision(manifest, requested, fits, reason) {
   const known = PRECISIONS.filter((name) => name in manifest.precisions)
   const precision = known.find((name) => name === (requested ?? name) && fits(manifest.precisions[name].activation_dtype))
   if (precision) return precision
+  const others = known.filter((name) => fits(manifest.precisions[name].activation_dtype))
+  const advice =
+    others.length > 0
+      ? `take ${others.join(' or ')}`
+      : 'serve q4 too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, after voxtral-onnx export --precision q4 where it is missing'
   throw new DeviceError(
-    `this page offers ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ` +
-      `${reason}; ` +
-      'serve q4 too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, after voxtral-onnx export --precision q4 where it is missing',
+    `this page offers ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ${reason}; ${advice}`,
   )
 }

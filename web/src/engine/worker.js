@@ -41,7 +41,7 @@ const post = (answer) => self.postMessage(answer)
  */
 async function find(options) {
   if (options.files) return FolderArtifact.open(options.files)
-  if (options.artifactUrl) return RemoteArtifact.open(options.artifactUrl, await openStore())
+  if (options.artifactUrl) return RemoteArtifact.open(String(options.artifactUrl), await openStore())
   throw new UsageError('createTranscriber: expected artifactUrl or files, got neither')
 }
 

@@ -1,9 +1,9 @@
 /**
- * Types of the messages between the page and the worker. Each request has an id and gets one reply or one error; events
- * come in between.
+ * Types of what the page and the worker exchange, which are those of the package's interface too. Each request has an id and
+ * gets one reply or one error; events come in between.
  *
  * @typedef {object} OpenOptions
- * @property {string} [artifactUrl] address of the artifact's folder
+ * @property {string | URL} [artifactUrl] address of the artifact's folder
  * @property {Map<string, File>} [files] the artifact's files by path, instead of an address
  * @property {'webgpu' | 'wasm'} [device] by default WebGPU, or WebAssembly where that is missing and the model is small
  * @property {string} [precision] by default the first that the device can compute in, of q4f16, q4, q8, fp16, fp32
@@ -31,14 +31,56 @@
  * @property {{step: number, longest: number, own: number, trained: number[]}} delaysMs delays that the model can take: the
  *   step between them and their end, the default, and those it was trained with
  *
+ * @typedef {object} Progress of the download
+ * @property {number} received bytes
+ * @property {number} total bytes
+ * @property {number | undefined} secondsLeft estimate, once the rate of the download is known
+ *
+ * @typedef {object} Token one generated token, which stands for 80 ms of audio
+ * @property {number} index from 0, without the prompt
+ * @property {number} tokenId
+ * @property {string} text the characters that this token completes; empty for blanks and inside a character
+ * @property {number} end seconds of audio up to the end of the token's 80 ms, without the delay
+ * @property {number} logprob
+ * @property {number} blankMargin logit of the blank token minus the best other logit
+ *
+ * @typedef {object} Segment the text between two of the model's word markers: often one word, sometimes more
+ * @property {number} id
+ * @property {number} start seconds
+ * @property {number} end seconds: the position of the marker, which stands for the end of the word
+ * @property {string} text as the tokens spell it, with its leading space
+ * @property {number[]} token_ids
+ * @property {number} avg_logprob mean log-probability of the segment's text tokens
+ *
+ * @typedef {object} Cue the segments of one caption
+ * @property {number} start seconds
+ * @property {number} end seconds
+ * @property {string} text
+ * @property {{word: string, start: number, end: number, probability: number}[]} words
+ *
+ * @typedef {object} Transcript the keys and values of the JSON that is saved, and that `voxtral-onnx transcribe` writes
+ * @property {string} text
+ * @property {Omit<Segment, 'token_ids'>[]} segments
+ * @property {Cue[]} cues
+ * @property {number} duration seconds
+ * @property {number[]} token_ids the generated ids, blanks included
+ * @property {Record<string, unknown>} info how it was made
+ *
+ * @typedef {object} StreamMetrics measures of how well a stream keeps up
+ * @property {number} captured seconds of audio that arrived
+ * @property {number} backlog seconds of audio that wait
+ * @property {number} rtf real-time factor: seconds of computing for a second of audio
+ * @property {number} latencyP50 milliseconds from the arrival of the last sample a token may use to its text
+ * @property {number} latencyP95
+ *
  * @typedef {{type: 'inspect', options: OpenOptions} | {type: 'open', options: OpenOptions} |
  *   {type: 'start', options: StreamOptions} | {type: 'feed', samples: Float32Array, time: number} | {type: 'finish'} |
  *   {type: 'stop'} | {type: 'remove'}} RequestBody
  * @typedef {RequestBody & {id: number}} Request
- * @typedef {import('./captions.js').Transcript & {text: string}} Transcript
  *
- * @typedef {{type: 'progress', progress: import('../engine/artifact.js').Progress} | {type: 'loading', part: string} |
- *   import('../engine/live.js').LiveEvent} Event
+ * @typedef {{type: 'token', token: Token} | {type: 'segment', segment: Segment} | {type: 'silence', start: number} |
+ *   {type: 'warning', text: string} | {type: 'metrics', metrics: StreamMetrics}} StreamEvent
+ * @typedef {{type: 'progress', progress: Progress} | {type: 'loading', part: string} | StreamEvent} Event
  * @typedef {{type: 'reply', id: number, value: unknown} |
  *   {type: 'error', id: number, error: import('./errors.js').ErrorValues} |
  *   {type: 'event', event: Event}} Answer
