@@ -10,7 +10,7 @@ import { TestServer } from './server.js'
 
 /** @typedef {typeof import('../src/client/index.js')} Package */
 
-const HTML = '<!doctype html><html lang="en"><title>x</title><main><voxtral-captions artifact="/artifact/"></voxtral-captions></main>'
+const HTML = '<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><voxtral-captions artifact="/artifact/"></voxtral-captions></main>'
 /** @type {TestServer} */
 let server
 /** @type {import('playwright-core').BrowserContext} */
@@ -21,7 +21,6 @@ let page
 before(async () => {
   server = await new TestServer({ '/artifact/': ARTIFACT, '/samples/': SAMPLES, '/': WEB }).listen()
   server.files.set('/page.html', Buffer.from(HTML))
-  server.files.set('/app/artifact/voxtral_onnx.json.html', Buffer.from(HTML))
   browser = await launch([...NO_GPU, ...microphone(true), '--autoplay-policy=no-user-gesture-required'])
   page = await browser.newPage()
   await page.goto(`${server.url}page.html`)
@@ -83,7 +82,7 @@ test('an AbortSignal ends it, and the next recording is transcribed', async () =
     const stops = new AbortController()
     const aborted = transcriber.transcribe('/samples/long-mixed.wav', { signal: stops.signal })
     transcriber.addEventListener('segment', () => stops.abort(new Error('enough')), { once: true })
-    const errors = [await aborted.catch(String)]
+    const errors = /** @type {unknown[]} */ ([await aborted.catch(String)])
     const loading = createTranscriber({ artifactUrl: '/artifact/', signal: AbortSignal.timeout(1) })
     errors.push(await loading.catch(({ name }) => name))
     errors.push(await createTranscriber({ artifactUrl: '/artifact/', signal: AbortSignal.abort('no') }).catch(String))
@@ -104,7 +103,7 @@ test('live sound of a microphone and of an element is transcribed until it ends'
       if (spoken.length === 3) for (const track of media.getTracks()) track.stop()
     }
     const { text, duration } = await captions
-    const audio = new Audio(address)
+    const audio = new Audio(URL.createObjectURL(await (await fetch(address)).blob()))
     await audio.play()
     const element = await transcriber.listen(/** @type {any} */ (audio).captureStream()) // its track ends with the clip
     return { busy, spoken: spoken.join('').trim() === text, level, duration, element: element.text }
@@ -127,8 +126,8 @@ test('the element captions the microphone', async () => {
     document.querySelector('voxtral-captions')?.addEventListener('transcript', (event) => resolve(/** @type {CustomEvent} */ (event).detail.text))
   }))
   await element.locator('button').click()
-  const shown = await element.locator('[part=text]').textContent()
-  assert.equal(shown?.trim(), await transcript)
+  const said = await transcript
+  assert.equal((await element.locator('[part=text]').textContent())?.trim(), said)
   assert.equal((await element.locator('button').innerText()).trim(), 'Start captions')
 })
 
@@ -147,28 +146,32 @@ test('mistakes are sentences that say what to do', async () => {
     const before = closed.transcribe('/samples/long-mixed.wav')
     await new Promise((resolve) => closed.addEventListener('segment', resolve, { once: true }))
     closed.close()
+    before.catch(() => {})
     const fresh = new TranscriberClient()
-    return Promise.all([
-      create(),
-      create({ artifactUrl: 7 }),
-      create({ files: [new File([], 'a')] }),
-      create({ artifactUrl: '/artifact/', device: 'gpu' }),
-      create({ artifactUrl: '/artifact/', device: 'wasm', precision: 'q5' }),
-      create({ artifactUrl: '/artifact/', device: 'wasm', precision: 'q4f16' }),
-      create({ artifactUrl: '/app/artifact/' }),
-      create({ artifactUrl: '/half/' }),
-      client.feed(buffer),
-      client.feed(new Int16Array(10)),
-      client.transcribe(undefined),
-      client.transcribe('/nothing.wav'),
-      client.listen(document.createElement('video')),
-      client.listen(new MediaStream()),
-      (async () => render(await client.transcribe(address), 'doc'))(),
-      before,
-      closed.transcribe(address),
-      closed.start(),
-      fresh.transcribe(address),
-    ].map((promise) => Promise.resolve(promise).then(() => 'nothing was wrong', String)))
+    const calls = [
+      () => create(),
+      () => create({ artifactUrl: 7 }),
+      () => create({ files: [new File([], 'a')] }),
+      () => create({ artifactUrl: '/artifact/', device: 'gpu' }),
+      () => create({ artifactUrl: '/artifact/', device: 'wasm', precision: 'q5' }),
+      () => create({ artifactUrl: '/artifact/', device: 'wasm', precision: 'q4f16' }),
+      () => create({ artifactUrl: '/app/artifact/' }),
+      () => client.remove().then(() => create({ artifactUrl: '/half/' })),
+      () => client.feed(buffer),
+      () => client.feed(new Int16Array(10)),
+      () => client.transcribe(undefined),
+      () => client.transcribe('/nothing.wav'),
+      () => client.listen(document.createElement('video')),
+      () => client.listen(new MediaStream()),
+      async () => render(await client.transcribe(address), 'doc'),
+      () => before,
+      () => closed.transcribe(address),
+      () => closed.start(),
+      () => fresh.transcribe(address),
+    ]
+    const said = []
+    for (const call of calls) said.push(await Promise.resolve(call()).then(() => 'nothing was wrong', String))
+    return said
   })
   const expected = [
     /^UsageError: artifactUrl: expected the address of an exported model, as in createTranscriber\(.*got nothing; to export one, run: voxtral-onnx export/,
@@ -183,8 +186,8 @@ test('mistakes are sentences that say what to do', async () => {
     /^AudioError: feed: .* got Int16Array/,
     /^AudioError: expected a File or Blob, .* got nothing; take the file of an input element: input\.files\[0\]/,
     /^AudioError: \/nothing\.wav: the server answered 404; check the address/,
-    /^(AudioError: listen: expected a MediaStream, got HTMLVideoElement; take one of|UsageError: listen: another transcription runs)/,
-    /^(AudioError: listen: the media stream has no sound|UsageError: listen: another transcription runs)/,
+    /^AudioError: listen: expected a MediaStream, got HTMLVideoElement; take one of/,
+    /^AudioError: listen: the media stream has no sound/,
     /^UsageError: render: expected one of txt, srt, vtt, json, got "doc"/,
     /^UsageError: the transcriber is closed; create another/,
     /^UsageError: the transcriber is closed; create another/,
