@@ -54,6 +54,12 @@ def test_units(tiny_artifact):
 
 
 @pytest.mark.node
+def test_the_reference_is_written_from_the_comments():
+    need_node("typescript")
+    subprocess.run(["node", WEB / "api.mjs", "--check"], check=True)
+
+
+@pytest.mark.node
 def test_tokens_in_webassembly_are_those_of_python(tiny_artifact, expected):
     need_node()
     run_node("engine.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact), VOXTRAL_EXPECTED=str(expected))

@@ -179,7 +179,7 @@ test('mistakes are sentences that say what to do', async () => {
     /^UsageError: files: expected a Map from path to File, got Array; make one/,
     /^UsageError: device: expected 'webgpu' or 'wasm', got "gpu"; leave it out/,
     /^UsageError: precision: this model is served in .*q4.*, got "q5"; take one of these/,
-    /^DeviceError: this page offers q4f16, q4, and q4f16 does not run here: WebAssembly computes in float32; take q4$/,
+    /^DeviceError: this page offers q4f16, q4.*, and q4f16 does not run here: WebAssembly computes in float32; take q4/,
     /^ArtifactError: .*\/app\/artifact\/voxtral_onnx\.json: expected a file of the model, got a web page, as hosts of apps send/,
     /^ArtifactError: .*\/half\/.*: expected a file of the model, got a web page/,
     /^AudioError: feed: expected a Float32Array of mono samples at 16000 Hz .* got AudioBuffer; transcribe takes files, addresses and AudioBuffers/,

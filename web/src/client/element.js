@@ -23,11 +23,21 @@ const STYLE = `
 
 const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {}) // servers load this module too
 
-/** An element that captions a microphone or another media stream. */
+/**
+ * The element `<voxtral-captions>`, which `import 'voxtral-onnx-web/element'` defines: a button, and captions of the microphone
+ * or of another media stream. Attributes: `artifact`, the address of the model, and `delay`, in milliseconds. Its button's
+ * words are the slots `start` and `stop`; its parts are `button`, `state` and `text`, and `--lines` is the number of lines.
+ */
 export class VoxtralCaptions extends Base {
-  /** @type {TranscriberClient | undefined} what it transcribes with; it makes one of its `artifact` where there is none */
+  /**
+   * What it transcribes with; it makes one of the attribute `artifact` where there is none.
+   * @type {TranscriberClient | undefined}
+   */
   transcriber
-  /** @type {Transcription | undefined} what it shows now */
+  /**
+   * What it shows now.
+   * @type {Transcription | undefined}
+   */
   transcription
   #text = document.createElement('span')
   #pending = Object.assign(document.createElement('span'), { className: 'pending' })

@@ -1,15 +1,15 @@
 /** What the package voxtral-onnx-web exports; `voxtral-onnx-web/element` is element.js. */
 
-export { TranscriberClient, createTranscriber } from './transcriber.js'
+export { createTranscriber, TranscriberClient } from './transcriber.js'
 export { FORMATS, render } from '../shared/captions.js'
 export { ArtifactError, AudioError, DeviceError, StorageError, UsageError } from '../shared/errors.js'
 
 /**
+ * @typedef {import('./transcription.js').Transcription} Transcription
  * @typedef {import('./transcriber.js').CreateOptions} CreateOptions
  * @typedef {import('./transcriber.js').ListenOptions} ListenOptions
  * @typedef {import('./transcriber.js').TranscribeOptions} TranscribeOptions
  * @typedef {import('./transcriber.js').TranscriberEvents} TranscriberEvents
- * @typedef {import('./transcription.js').Transcription} Transcription
  * @typedef {import('../shared/audio.js').Recording} Recording
  * @typedef {import('../shared/messages.js').Cue} Cue
  * @typedef {import('../shared/messages.js').Inspection} Inspection

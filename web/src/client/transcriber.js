@@ -32,8 +32,10 @@ import { Transcription } from './transcription.js'
  * @property {number} [delayMs] how long the model listens before it writes; by default the model's own delay
  * @property {AbortSignal} [signal] ends the transcription without its last words
  *
- * @typedef {TranscribeOptions & {onLevel?: (level: number) => void}} ListenOptions `onLevel` gets the input's peak, 0 to 1,
- *   about every 20 ms
+ * @typedef {object} ListenOptions
+ * @property {number} [delayMs] how long the model listens before it writes; by default the model's own delay
+ * @property {AbortSignal} [signal] ends the transcription without its last words
+ * @property {(level: number) => void} [onLevel] called about every 20 ms with the input's peak, 0 to 1
  *
  * @typedef {object} TranscriberEvents
  * @property {CustomEvent<Progress>} progress of the download

@@ -134,6 +134,7 @@ const RENDERERS = {
   vtt: ({ segments }) => toVtt(segments),
   json: (transcript) => JSON.stringify(transcript) + '\n',
 }
+/** The formats that `render` writes. */
 export const FORMATS = Object.keys(RENDERERS)
 
 /**

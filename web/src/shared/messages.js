@@ -18,12 +18,12 @@
  *   where transcription is slower than the audio
  *
  * @typedef {object} Inspection the device and precision that run or would run, and the download that they need
- * @property {'webgpu' | 'wasm'} deviceName
- * @property {string} precision
+ * @property {'webgpu' | 'wasm'} deviceName what computes
+ * @property {string} precision of the weights and activations
  * @property {string | null} adapter description of the graphics adapter
  * @property {string[]} notes sentences for the user about limitations
  * @property {number} missingBytes bytes still to be downloaded
- * @property {number} totalBytes
+ * @property {number} totalBytes bytes of all files
  * @property {boolean} selfTested the loaded model wrote the tokens of its certificate; where it was not tested, a note says
  *   why
  * @property {string | null} scope a sentence about the speech that the model is limited to, for models that are
@@ -38,30 +38,30 @@
  *
  * @typedef {object} Token one generated token, which stands for 80 ms of audio
  * @property {number} index from 0, without the prompt
- * @property {number} tokenId
+ * @property {number} tokenId of the model's vocabulary
  * @property {string} text the characters that this token completes; empty for blanks and inside a character
  * @property {number} end seconds of audio up to the end of the token's 80 ms, without the delay
- * @property {number} logprob
+ * @property {number} logprob log-probability
  * @property {number} blankMargin logit of the blank token minus the best other logit
  *
  * @typedef {object} Segment the text between two of the model's word markers: often one word, sometimes more
- * @property {number} id
+ * @property {number} id from 0
  * @property {number} start seconds
  * @property {number} end seconds: the position of the marker, which stands for the end of the word
  * @property {string} text as the tokens spell it, with its leading space
- * @property {number[]} token_ids
+ * @property {number[]} token_ids ids of its tokens
  * @property {number} avg_logprob mean log-probability of the segment's text tokens
  *
  * @typedef {object} Cue the segments of one caption
  * @property {number} start seconds
  * @property {number} end seconds
- * @property {string} text
- * @property {{word: string, start: number, end: number, probability: number}[]} words
+ * @property {string} text its lines, as one
+ * @property {{word: string, start: number, end: number, probability: number}[]} words its segments
  *
  * @typedef {object} Transcript the keys and values of the JSON that is saved, and that `voxtral-onnx transcribe` writes
- * @property {string} text
- * @property {Omit<Segment, 'token_ids'>[]} segments
- * @property {Cue[]} cues
+ * @property {string} text the whole of it
+ * @property {Omit<Segment, 'token_ids'>[]} segments words, or a few, with times
+ * @property {Cue[]} cues the same as captions
  * @property {number} duration seconds
  * @property {number[]} token_ids the generated ids, blanks included
  * @property {Record<string, unknown>} info how it was made
@@ -71,7 +71,7 @@
  * @property {number} backlog seconds of audio that wait
  * @property {number} rtf real-time factor: seconds of computing for a second of audio
  * @property {number} latencyP50 milliseconds from the arrival of the last sample a token may use to its text
- * @property {number} latencyP95
+ * @property {number} latencyP95 the same, of the slowest 5 % of tokens
  *
  * @typedef {{type: 'inspect', options: OpenOptions} | {type: 'open', options: OpenOptions} |
  *   {type: 'start', options: StreamOptions} | {type: 'feed', samples: Float32Array, time: number} | {type: 'finish'} |
