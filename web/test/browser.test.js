@@ -337,7 +337,8 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
       async (samples) => {
         const { createTranscriber, TranscriberClient } = await import(/** @type {any} */ ('/src/client/index.js'))
         const client = new TranscriberClient()
-        const inspection = await client.inspect({ artifactUrl: 'artifact/' })
+        const inspection = await client.inspect({ artifactUrl: 'artifact/', device: 'webgpu' })
+        const own = await client.inspect({ artifactUrl: 'artifact/' })
         client.close()
         // captured calls take one token each, and software the longer; dawn.test.js has them
         const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device: 'webgpu', graphCapture: false })
@@ -345,11 +346,13 @@ test('WebGPU gives Python’s tokens, in float32 where the adapter has no float1
         transcriber.addEventListener('token', (/** @type {any} */ { detail }) => words.push([detail.index, detail.tokenId]))
         await transcriber.start()
         await transcriber.feed(Float32Array.from(samples)) // not finished: each step takes software a second
-        return { inspection, words }
+        return { inspection, own, words }
       },
       Array.from((await clip('command-hibari.wav')).subarray(0, 1.5 * 16000)),
     )
     assert.deepEqual([result.inspection.deviceName, result.inspection.precision], ['webgpu', 'q4'])
+    assert.equal(result.own.deviceName, 'wasm') // faster than a graphics adapter that the browser emulates
+    assert.match(result.own.notes.join(' '), /running on the CPU in WebAssembly: this browser emulates the graphics adapter/)
     assert.match(result.inspection.notes.join(' '), /no float16 \(shader-f16\)/)
     const decided = (1.5 * 12.5 - 6) | 0 // tokens, less the delay
     const words = ids.map((/** @type {number} */ id, /** @type {number} */ i) => [i, id]).slice(0, decided)

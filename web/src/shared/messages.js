@@ -5,7 +5,7 @@
  * @typedef {object} OpenOptions
  * @property {string | URL} [artifactUrl] address of the artifact's folder
  * @property {Map<string, File>} [files] the artifact's files by path, instead of an address
- * @property {'webgpu' | 'wasm'} [device] by default WebGPU, or WebAssembly where that is missing and the model is small
+ * @property {'webgpu' | 'wasm'} [device] by default WebGPU, or WebAssembly where that is missing or emulated and the model is small
  * @property {string} [precision] by default the first that the device can compute in, of q4f16, q4, q8, fp16, fp32
  * @property {number} [context] decoder positions of 80 ms that attention sees; fewer take less memory
  * @property {boolean} [graphCapture] capture WebGPU calls and replay them, where the adapter can (the default); without it
