@@ -20,6 +20,7 @@ import { ARTIFACT, clip, pythonTranscripts } from './samples.js'
 
 const FIRM = 0.2 // as tests/test_tiny.py: decisions with a larger margin survive the rounding of other kernels
 const NARROW = 8 // rows, of two tokens
+const ROUNDING = 0.003 // relative, of other kernels in float16: 0.001 was seen, and 0.011 behind a window
 const TOKENS = 144 // of audio: with the silence before it more rows than both caches have
 
 /** @type {Manifest} */
@@ -88,7 +89,7 @@ test('onnxruntime-web ignores windows in captured calls, which the ring of graph
   const advice = 'captured calls have windows in this onnxruntime-web: remove withoutWindow (graph.js) and the ring (cache.js, graph-capture.js)'
   assert.equal(first, -1, `${advice}; tokens differ from ${first} on`)
   const errors = exact.map((data, i) => relativeError(new Float16Array(data.buffer), new Float16Array(whole[i].buffer)))
-  console.log(errors)
+  assert.ok(errors[NARROW / 4 - 1] < ROUNDING && errors[NARROW / 4] > 2 * ROUNDING, `${errors}`) // other calls have them
 })
 
 /**
