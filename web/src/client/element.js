@@ -71,11 +71,10 @@ export class VoxtralCaptions extends Base {
     this.#stops = new AbortController()
     const { signal } = this.#stops
     let own
-    this.#show(true, '')
+    this.#show(true, '…')
     try {
       const onProgress = (/** @type {import('../shared/messages.js').Progress} */ { received, total }) =>
         this.#show(true, `${Math.round((100 * received) / total)} %`)
-      this.#show(true, '…')
       this.transcriber ??= await createTranscriber({ artifactUrl: this.getAttribute('artifact') ?? '', onProgress, signal })
       own = media ? undefined : await navigator.mediaDevices.getUserMedia({ audio: true })
       return await this.#caption(media ?? /** @type {MediaStream} */ (own), this.transcriber, signal)
@@ -92,8 +91,10 @@ export class VoxtralCaptions extends Base {
 
   /** Stop; the last words are still shown. */
   stop() {
-    if (this.transcription) void this.transcription.stop().catch(() => {})
-    else this.#stops.abort(new DOMException('stopped before it listened', 'AbortError'))
+    if (this.transcription) {
+      this.#part('state').textContent = '…'
+      void this.transcription.stop().catch(() => {})
+    } else this.#stops.abort(new DOMException('stopped before it listened', 'AbortError'))
   }
 
   /**
