@@ -3,7 +3,6 @@ import { createTranscriber } from 'voxtral-onnx-web'
 const [button, state, captions] = ['button', 'state', 'captions'].map((id) => document.getElementById(id))
 const onProgress = ({ received, total }) => (state.textContent = `${Math.round((100 * received) / total)} %`)
 let transcriber, captioning
-
 button.onclick = async () => {
   if (captioning) return captioning.stop()
   try {
