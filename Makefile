@@ -17,7 +17,7 @@ VENV_RAY := .venv-ray
 # interpreters look for the package as a folder: link it where they look.
 LINK_PACKAGE = -c 'import os, sys, sysconfig; p = os.path.join(sysconfig.get_path("purelib"), "voxtral_onnx"); os.path.islink(p) or os.symlink(os.getcwd(), p)'
 
-.PHONY: help demo demo-web install test test-clients test-gpu test-ray check docs fuzz soak bench web wheel clean
+.PHONY: help demo demo-web install test test-clients test-gpu test-ray check docs fuzz soak bench web npm outdated wheel clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -101,6 +101,12 @@ web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LI
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && node vendor.mjs
 
 web: web/vendor/VERSION  ## fetch what the page needs of onnxruntime-web, and the tools to test it (needs Node.js)
+
+npm: web/vendor/VERSION  ## make the npm package in build/npm; to publish it: npm publish build/npm
+	cd web && node package.mjs
+
+outdated:  ## ask npm for a newer onnxruntime-web; with one, a test says whether captured calls have windows now
+	cd web && npm outdated onnxruntime-web
 
 # Not here: gpu.py (a CUDA device; skeleton.py takes the model's shape there), llama_cpp.py (xllamacpp),
 # webgpu.mjs (a GPU and Dawn's bindings), web_memory.mjs and web_tiny.mjs (Chromium). Each says in its head how to run it.

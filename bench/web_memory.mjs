@@ -79,7 +79,7 @@ async function sampled(heaps, action) {
 function load(page) {
   return page.evaluate(
     async ({ url, precision }) => {
-      const { createTranscriber } = await import(`${url}src/engine/engine.js`)
+      const { createTranscriber } = await import(`${url}src/client/index.js`)
       const transcriber = await createTranscriber({ artifactUrl: `${url}artifact/`, device: 'webgpu', precision })
       transcriber.close()
     },

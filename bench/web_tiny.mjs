@@ -79,7 +79,7 @@ async function measure(device, seconds) {
     await page.goto(`${server.url}blank.html`)
     const found = await page.evaluate(
       async ({ device, precision }) => {
-        const { createTranscriber } = await import(/** @type {any} */ ('/src/engine/engine.js'))
+        const { createTranscriber } = await import(/** @type {any} */ ('/src/client/index.js'))
         const { openAudio } = await import(/** @type {any} */ ('/src/shared/audio.js'))
         const transcriber = await createTranscriber({ artifactUrl: 'artifact/', device, precision })
         const file = new File([await (await fetch('recording.wav')).blob()], 'recording.wav')
@@ -87,16 +87,16 @@ async function measure(device, seconds) {
         const began = performance.now()
         await transcriber.start({ isFile: false })
         for await (const samples of blocks) await transcriber.feed(samples)
-        const { tokenIds, info } = await transcriber.finish()
+        const { token_ids, info } = await transcriber.finish()
         const version = navigator.userAgent.replace(/.*(Chrome\/\d+).*/, '$1')
-        return { tokenIds, info, version, seconds: (performance.now() - began) / 1000 }
+        return { token_ids, info, version, seconds: (performance.now() - began) / 1000 }
       },
       { device, precision: PRECISION },
     )
 
     // Compare with Python
     const expected = pythonTokens(wav)
-    const positions = found.tokenIds.length + streaming.left_pad_tokens + streaming.default_delay_tokens + 1
+    const positions = found.token_ids.length + streaming.left_pad_tokens + streaming.default_delay_tokens + 1
     return {
       date: new Date().toISOString().slice(0, 10),
       machine,
@@ -105,8 +105,8 @@ async function measure(device, seconds) {
       rtf: round(found.seconds / seconds),
       encode_ms: found.info.encode_ms,
       decode_ms: found.info.decode_ms,
-      tokens: found.tokenIds.length,
-      tokens_other_than_python: expected.filter((id, i) => id !== found.tokenIds[i]).length,
+      tokens: found.token_ids.length,
+      tokens_other_than_python: expected.filter((id, i) => id !== found.token_ids[i]).length,
       window_moves: Object.fromEntries(Object.entries(caches).map(([name, cache]) => [name, shifts(cache, positions)])),
     }
   } finally {

@@ -68,7 +68,8 @@ PAGE_SOURCES = ROOT / "web" / "src"
 PAGE_ROOMS = {  # room: the rooms that it may load
     "shared": set(),
     "engine": {"shared"},
-    "page": {"shared", "engine"},
+    "client": {"shared", "engine"},
+    "page": {"shared", "engine", "client"},
 }
 EXPORT_ONLY = {"torch", "onnx", "onnx_ir", "onnxscript", "gguf", "safetensors"}
 HEAVY = {"numpy", "onnxruntime", "soundfile", "soxr", *EXPORT_ONLY}

@@ -8,12 +8,13 @@ const worker = /** @type {any} */ (self)
 const FILES = /^(|index\.html|minimal\.html|page\.css|(src\/[^/]+(\/graphs)?|vendor|samples)\/[^/]+)$/
 // prettier-ignore
 const SOURCES = [
-  'engine/artifact', 'engine/cache', 'engine/decoder', 'engine/device', 'engine/download', 'engine/encoder',
-  'engine/engine', 'engine/fields', 'engine/graph-capture', 'engine/graph', 'engine/live', 'engine/manifest',
-  'engine/segments', 'engine/select-backend', 'engine/self-test', 'engine/session', 'engine/store', 'engine/stream',
-  'engine/tokenizer', 'engine/transcriber', 'engine/worker', 'page/artifact-address', 'page/capture-worklet',
-  'page/microphone', 'page/minimal', 'page/page', 'page/transcript', 'shared/audio', 'shared/captions', 'shared/errors',
-  'shared/float16', 'shared/messages', 'shared/resample', 'shared/text-width',
+  'client/capture-worklet', 'client/capture', 'client/element', 'client/index', 'client/transcriber',
+  'client/transcription', 'engine/artifact', 'engine/cache', 'engine/decoder', 'engine/device', 'engine/download',
+  'engine/encoder', 'engine/fields', 'engine/graph-capture', 'engine/graph', 'engine/live', 'engine/manifest',
+  'engine/ort', 'engine/segments', 'engine/select-backend', 'engine/self-test', 'engine/session', 'engine/store',
+  'engine/stream', 'engine/tokenizer', 'engine/transcriber', 'engine/worker', 'page/artifact-address', 'page/microphone',
+  'page/minimal', 'page/page', 'page/transcript', 'shared/audio', 'shared/captions', 'shared/errors', 'shared/float16',
+  'shared/messages', 'shared/resample', 'shared/text-width',
 ].map((name) => `${name}.js`)
 const GRAPHS = ['engine/graphs/copy_float16.onnx', 'engine/graphs/copy_float32.onnx']
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def transcript_values(transcriber: Transcriber, audio: Path) -> dict:
 def test_units(tiny_artifact):
     need_node()
     run_node("units.test.js", VOXTRAL_ARTIFACT=str(tiny_artifact))
+
+
+@pytest.mark.node
+def test_the_reference_is_written_from_the_comments():
+    need_node("typescript")
+    subprocess.run(["node", WEB / "api.mjs", "--check"], check=True)
 
 
 @pytest.mark.node
@@ -109,13 +116,29 @@ def test_float16_on_webgpu_without_a_gpu(tiny_artifact, tmp_path):
 
 @pytest.mark.node
 @pytest.mark.browser
-@pytest.mark.parametrize("file", ["browser.test.js", "listening.test.js"])
-def test_the_page_in_a_browser(tiny_artifact, expected, file):
-    need_node()
+@pytest.mark.parametrize(
+    "file", ["browser.test.js", "client.test.js", "listening.test.js", "package.test.js"]
+)
+def test_in_chromium(tiny_artifact, expected, file):
+    need_node("vite", "webpack")
     need_chromium()
     run_node(
         file,
         CHROMIUM=str(chromium()),
+        VOXTRAL_ARTIFACT=str(tiny_artifact),
+        VOXTRAL_EXPECTED=str(expected),
+    )
+
+
+@pytest.mark.node
+@pytest.mark.firefox
+def test_in_firefox(tiny_artifact, expected):
+    need_node("puppeteer-core")
+    firefox = shutil.which("firefox-esr") or shutil.which("firefox")
+    require("firefox", {"firefox-esr": firefox is not None})
+    run_node(
+        "firefox.test.js",
+        FIREFOX=str(firefox),
         VOXTRAL_ARTIFACT=str(tiny_artifact),
         VOXTRAL_EXPECTED=str(expected),
     )

@@ -9,7 +9,7 @@ import { SAMPLES, WEB } from './samples.js'
 /** @typedef {import('playwright-core').Page} Page */
 
 export const CLIP = 'digits-espeak.wav'
-const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds, enough on a busy machine with two cores
+export const PATIENCE = Number(process.env.PATIENCE ?? 120_000) // milliseconds, enough on a busy machine with two cores
 const SHOTS = process.env.SCREENSHOTS // a folder to write screenshots to
 const FLAGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-dev-shm-usage']
 export const SWIFTSHADER = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader']

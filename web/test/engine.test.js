@@ -52,12 +52,12 @@ test('every sample clip has Python’s tokens, text and times', async (t) => {
   for (const [name, expected] of Object.entries(await pythonTranscripts())) {
     await t.test(name, async () => {
       const isLong = name === 'long-mixed.wav'
-      const { tokenIds, text, segments } = await transcribe(await clip(name), isLong ? 320 : 20480, isLong)
-      const first = tokenIds.findIndex((id, i) => id !== expected.ids[i])
+      const { token_ids, text, segments } = await transcribe(await clip(name), isLong ? 320 : 20480, isLong)
+      const first = token_ids.findIndex((id, i) => id !== expected.ids[i])
       if (first >= 0 && Math.abs(expected.margins[first]) < FIRM) {
         return t.diagnostic(`${name}: token ${first}, a margin of ${expected.margins[first]}, went otherwise`)
       }
-      assert.deepEqual(tokenIds, expected.ids)
+      assert.deepEqual(token_ids, expected.ids)
       assert.equal(text, expected.text)
       const times = segments.map((s) => [s.start, s.end, s.text])
       assert.deepEqual(times.map(([start, end, text]) => [Number(start).toFixed(3), Number(end).toFixed(3), text]), expected.segments)
@@ -68,7 +68,7 @@ test('every sample clip has Python’s tokens, text and times', async (t) => {
 test('the sizes of chunks change nothing', async () => {
   const samples = (await clip('digits-espeak.wav')).subarray(0, 16000)
   const [whole, pieces] = [await transcribe(samples, 16000), await transcribe(samples, 1234)]
-  assert.deepEqual(pieces.tokenIds, whole.tokenIds)
+  assert.deepEqual(pieces.token_ids, whole.token_ids)
 })
 
 test('a stream refuses what is not sound and goes on', async () => {

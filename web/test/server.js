@@ -20,9 +20,13 @@ const PAGE = readFileSync(path.join(import.meta.dirname, '../index.html'), 'utf8
 const POLICY = /Content-Security-Policy"\s+content="([^"]+)"/.exec(PAGE)?.[1].replaceAll(/\s+/g, ' ') ?? ''
 
 export class TestServer {
-  /** @param {Record<string, string>} folders by the path they are served at */
-  constructor(folders) {
+  /**
+   * @param {Record<string, string>} folders by the path they are served at
+   * @param {boolean} [isIsolated] whether pages are isolated from other origins
+   */
+  constructor(folders, isIsolated = true) {
     this.folders = folders
+    this.isolation = isIsolated ? { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' } : {}
     /** @type {{path: string, range: string | undefined}[]} */
     this.requests = []
     /** @type {Map<string, Buffer>} files in memory, by path */
@@ -62,8 +66,7 @@ export class TestServer {
     response.writeHead(range ? 206 : 200, {
       'content-type': TYPES[path.extname(typeof found === 'string' ? found : pathname)] ?? 'application/octet-stream',
       'content-length': size - start,
-      'cross-origin-opener-policy': 'same-origin',
-      'cross-origin-embedder-policy': 'require-corp',
+      ...this.isolation,
       'accept-ranges': 'bytes',
       ...(typeof found === 'string' ? { 'content-security-policy': POLICY } : {}), // pages in memory run the tests' own scripts
     })

@@ -10,7 +10,7 @@ import { CapturedCache, KVCache } from '../src/engine/cache.js'
 import { openDevice, tensorOf } from '../src/engine/device.js'
 import { copyGraph } from '../src/engine/graph-capture.js'
 import { artifactAddress } from '../src/page/artifact-address.js'
-import { captions, render } from '../src/shared/captions.js'
+import { captions, render, transcriptOf } from '../src/shared/captions.js'
 import { addressOf, download, readText, sha256 } from '../src/engine/download.js'
 import { ArtifactError, AudioError, DeviceError, StorageError, UsageError, errorOf, errorValues } from '../src/shared/errors.js'
 import { roundHalfEven, toFloat16 } from '../src/shared/float16.js'
@@ -128,10 +128,10 @@ test('segments have Python’s times', async () => {
   for (const { tokens, segments, within: ends } of Object.values(await golden('segments'))) {
     const given = tokens.map((/** @type {any} */ t, /** @type {number} */ index) => ({ ...t, index, tokenId: t.token_id, blankMargin: 0 }))
     const found = [...group(given, TOKENS)]
-    assert.deepEqual(found.map((s) => [s.id, s.text, s.tokenIds]), segments.map(/** @param {any} s */ (s) => [s.id, s.text, s.token_ids]))
+    assert.deepEqual(found.map((s) => [s.id, s.text, s.token_ids]), segments.map(/** @param {any} s */ (s) => [s.id, s.text, s.token_ids]))
     for (const [i, segment] of found.entries()) {
       assert.ok(Math.abs(segment.start - segments[i].start) < 1e-3 && Math.abs(segment.end - segments[i].end) < 1e-3)
-      assert.ok(Math.abs(segment.logprob - segments[i].avg_logprob) < 1e-4)
+      assert.ok(Math.abs(segment.avg_logprob - segments[i].avg_logprob) < 1e-4)
     }
     assert.deepEqual(found.map((s) => within(s, 0.16)).map((s) => [s.start, s.end]), ends)
   }
@@ -139,9 +139,11 @@ test('segments have Python’s times', async () => {
 
 test('captions and files are Python’s', async () => {
   for (const [name, expected] of Object.entries(await golden('captions'))) {
-    const segments = expected.segments.map(/** @param {any} s */ (s) => ({ ...s, tokenIds: [] }))
+    const { duration } = expected
+    const segments = expected.segments.map(/** @param {any} s */ ({ logprob: avg_logprob, ...s }) => ({ ...s, avg_logprob }))
     assert.deepEqual([...captions(segments)], expected.captions, name)
-    const transcript = { segments, tokenIds: [], duration: expected.duration, info: { delay_ms: 480 } }
+    const transcript = transcriptOf({ segments, token_ids: [], duration, info: { delay_ms: 480 } })
+    assert.deepEqual(transcript, JSON.parse(expected.json), name)
     for (const format of ['txt', 'srt', 'vtt']) assert.equal(render(transcript, format), expected[format], `${name}.${format}`)
     assert.deepEqual(JSON.parse(render(transcript, 'json')), JSON.parse(expected.json), name)
   }
@@ -164,7 +166,7 @@ test('streams of other scripts become the same text and captions', async () => {
     assert.equal(tokenizer.decode(expected.token_ids), expected.text, language)
     assert.deepEqual(segments.map((s) => s.text), expected.segments.map((/** @type {any} */ s) => s.text), language)
     assert.deepEqual([...captions(segments)].map((c) => c.lines), expected.captions.map((/** @type {any} */ c) => c.lines))
-    const transcript = { segments, tokenIds: expected.token_ids, duration: 60, info: { delay_ms: 480 } }
+    const transcript = transcriptOf({ segments, token_ids: expected.token_ids, duration: 60, info: { delay_ms: 480 } })
     for (const format of ['srt', 'vtt']) assert.equal(render(transcript, format), expected[format], `${language}.${format}`)
   }
 })
@@ -331,11 +333,11 @@ test('downloads are checked piece by piece, resume, and refuse a corrupted byte'
 
 test('a WAV is read slice by slice, whatever its samples are', async () => {
   for (const [bits, isFloat] of /** @type {[number, boolean][]} */ ([[8, false], [16, false], [24, false], [32, false], [32, true], [64, true]])) {
-    const wav = await readWavHeader(wavFile(bits, isFloat, 2, 100))
+    const wav = await readWavHeader(wavFile(bits, isFloat, 2, 100), 'a.wav')
     assert.deepEqual([wav?.channels, wav?.rate, wav?.frames, wav?.bits, wav?.isFloat], [2, 8000, 100, bits, isFloat])
   }
-  assert.equal(await readWavHeader(/** @type {any} */ (new File(['OggS and more'], 'a.ogg'))), undefined)
-  await assert.rejects(readWavHeader(/** @type {any} */ (new File(['RIFF0000WAVE'], 'a.wav'))), AudioError)
+  assert.equal(await readWavHeader(new Blob(['OggS and more']), 'a.ogg'), undefined)
+  await assert.rejects(readWavHeader(new Blob(['RIFF0000WAVE']), 'a.wav'), AudioError)
 })
 
 test('resampling keeps tones below the new Nyquist frequency and removes those above, in any blocks', () => {

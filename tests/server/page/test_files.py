@@ -95,7 +95,7 @@ def test_bundle(page, tiny_artifact, tmp_path):
         for path in page.rglob("*")
         if path.suffix in (".html", ".css", ".js", ".onnx")
     }
-    own -= {name for name in own if name.startswith("test/")} | {"vendor.mjs"}
+    own -= {name for name in own if name.startswith(("test/", "npm/"))}
     vendor = {f"vendor/{name}" for name in FROM_VENDOR}
     expected = own | vendor | {"samples/command-hibari.wav"}
     assert found == expected | {f"artifact/{name}" for name in (FILE_NAME, *manifest.files)}

@@ -28,7 +28,7 @@ def test_pages_are_isolated_and_typed(port, page):
     for path, kind in (
         ("/", "text/html; charset=utf-8"),
         ("/page.css", "text/css; charset=utf-8"),
-        ("/src/engine/engine.js", "text/javascript; charset=utf-8"),
+        ("/src/client/index.js", "text/javascript; charset=utf-8"),
         ("/src/engine/graphs/copy_float16.onnx", "application/octet-stream"),
         ("/vendor/ort.webgpu.min.mjs", "text/javascript; charset=utf-8"),
         ("/vendor/ort.wasm", "application/wasm"),

@@ -1,15 +1,12 @@
 /** The two places that an artifact is loaded from: a server, with a copy kept in the browser, or a folder of the user's. */
 
-import { addressOf, download, readText, sha256 } from './download.js'
+import { addressOf, download, readText, refuseWebPage, sha256 } from './download.js'
 import { ArtifactError, StorageError } from '../shared/errors.js'
 import { FILE_NAME, MOST_BYTES, Manifest } from './manifest.js'
 import { CERTIFICATE, readSelfTest } from './self-test.js'
 
 /**
- * @typedef {object} Progress
- * @property {number} received bytes
- * @property {number} total bytes
- * @property {number | undefined} secondsLeft estimate, once the rate of the download is known
+ * @typedef {import('../shared/messages.js').Progress} Progress
  *
  * @typedef {object} Artifact
  * @property {Manifest} manifest
@@ -63,6 +60,7 @@ export class RemoteArtifact {
     if (!response.ok) {
       throw new ArtifactError(`${url + FILE_NAME}: the server answered ${response.status}; check the artifact's address`)
     }
+    refuseWebPage(response, url + FILE_NAME)
     const text = await readText(response.body, MOST_BYTES.manifest, FILE_NAME)
     return new RemoteArtifact(url, record, store, new Manifest(text))
   }

@@ -7,6 +7,7 @@ import { Allocator } from './graph-capture.js'
 import { DeviceError } from '../shared/errors.js'
 import { toFloat16 } from '../shared/float16.js'
 import { BYTES } from './manifest.js'
+import { BUILDS } from './ort.js'
 
 /**
  * @typedef {typeof import('onnxruntime-common')} Ort
@@ -48,13 +49,14 @@ const QUIET = 3 // the severity from which onnxruntime logs: errors
  * @throws {DeviceError} onnxruntime-web is not in vendor/
  */
 export async function openDevice(name) {
-  const build = name === 'wasm' ? 'wasm' : 'Suspending' in WebAssembly ? 'jspi' : 'webgpu'
+  const { load, mjs, wasm } = BUILDS[name === 'wasm' ? 'wasm' : 'Suspending' in WebAssembly ? 'jspi' : 'asyncify']
   let ort
   try {
-    ort = await import(new URL(`../../vendor/ort.${build}.min.mjs`, import.meta.url).href)
+    ort = await load()
   } catch (error) {
     throw new DeviceError(`onnxruntime-web is not in this page's vendor folder (${error}); in the source tree run: make web`)
   }
+  ort.env.wasm.wasmPaths = { mjs: mjs.href, wasm: wasm.href }
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency >> 1 || 1) : 1
   if (name === 'wasm') return new Wasm(ort)
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' })

@@ -77,6 +77,8 @@ async function receive(url, name, spec, store, kept, onBytes) {
     throw new ArtifactError(`${name}: the server answered ${answer}; check the address`)
   }
 
+  refuseWebPage(response, url)
+
   // Cut the body into pieces
   let skip = response.status === 206 ? 0 : kept // a server without range requests sends the whole file
   const piece = new Uint8Array(Math.min(PIECE_SIZE, spec.size - kept))
@@ -112,6 +114,20 @@ async function receive(url, name, spec, store, kept, onBytes) {
   }
   if (kept < spec.size) throw new Error(`${kept + filled} of ${spec.size} bytes came`)
   return kept
+}
+
+/**
+ * Refuse a web page in the place of a file: hosts of single-page apps answer with one where a file is missing.
+ * @param {Response} response
+ * @param {string} url
+ * @throws {ArtifactError} it is one
+ */
+export function refuseWebPage(response, url) {
+  if (!response.headers.get('content-type')?.startsWith('text/html')) return
+  throw new ArtifactError(
+    `${url}: expected a file of the model, got a web page, as hosts of apps send for files that they lack; check the address, ` +
+      'and put the exported folder among the files that the host serves as they are (for Vite and Next.js: public/)',
+  )
 }
 
 /**

@@ -16,6 +16,12 @@ import { BYTES, isCache, isState, presentOf } from './manifest.js'
  * @typedef {import('./manifest.js').GraphSpec} GraphSpec
  */
 
+// Vite would write such small files as data: addresses, which policies refuse
+const COPY_GRAPHS = {
+  float32: new URL('./graphs/copy_float32.onnx?no-inline', import.meta.url),
+  float16: new URL('./graphs/copy_float16.onnx?no-inline', import.meta.url),
+}
+
 /**
  * An allocator of buffers that belong to onnxruntime. A captured call must write to such buffers: onnxruntime-web 1.30.0
  * forgets other buffers between two calls, and fails.
@@ -31,7 +37,7 @@ export class Allocator {
   /**
    * Return a tensor of zeros on the GPU.
    * @param {number[]} dims
-   * @param {DataType} dtype float32 or float16
+   * @param {'float32' | 'float16'} dtype
    */
   async zeros(dims, dtype) {
     const { ort } = this.device
@@ -89,14 +95,15 @@ export class CapturedBinding {
     for (const { name, dtype, shape } of graph.inputs) {
       const type = /** @type {DataType} */ (dtype)
       const dims = shape.map((size) => sizeOf(size, sizes))
-      inputs[name] = isCache(name) ? await device.allocator.zeros(dims, type) : device.tensor(device.buffer(dims, type), dims, type)
+      const zeros = () => device.allocator.zeros(dims, /** @type {'float32' | 'float16'} */ (type))
+      inputs[name] = isCache(name) ? await zeros() : device.tensor(device.buffer(dims, type), dims, type)
       if (isCache(name)) outputs[presentOf(name)] = inputs[name]
-      else if (isState(name)) outputs[presentOf(name)] = await device.allocator.zeros(dims, type)
+      else if (isState(name)) outputs[presentOf(name)] = await zeros()
     }
     const spec = graph.outputs.find(({ name }) => name === output)
     if (!spec) throw new Error(`the graph has no output ${output}`)
     const dims = spec.shape.map((size) => sizeOf(size, sizes))
-    outputs[output] = await device.allocator.zeros(dims, /** @type {DataType} */ (spec.dtype))
+    outputs[output] = await device.allocator.zeros(dims, /** @type {'float32' | 'float16'} */ (spec.dtype))
     return new CapturedBinding(device, session, inputs, outputs)
   }
 
@@ -236,12 +243,12 @@ function folding(device, caches, slots) {
 
 /**
  * Return the model that copies `values`, which are zeros, to `copy`; scripts/make_helper_graphs.py writes it.
- * @param {DataType} dtype float32 or float16
+ * @param {'float32' | 'float16'} dtype
  * @throws {DeviceError} the server does not have it
  */
 export async function copyGraph(dtype) {
-  const url = new URL(`./graphs/copy_${dtype}.onnx`, import.meta.url)
-  if (url.protocol === 'file:') return (await import('node:fs/promises')).readFile(url) // Node.js fetches no files
+  const url = COPY_GRAPHS[dtype]
+  if (url.protocol === 'file:') return process.getBuiltinModule('node:fs').readFileSync(url) // Node.js fetches no files
   const response = await fetch(url).catch(() => undefined)
   if (!response?.ok) {
     const found = response ? `HTTP ${response.status}` : 'no answer'

@@ -3,7 +3,7 @@
  * takes all waiting samples at once, and the encoder then works in larger, cheaper chunks.
  */
 
-import { plainText } from '../shared/captions.js'
+import { transcriptOf } from '../shared/captions.js'
 import { Grouper, within } from './segments.js'
 import { checkSamples } from './stream.js'
 
@@ -14,23 +14,18 @@ const MUTED_SECONDS = 5.0 // of samples that are all zero, after which a warning
 const CLIPPED = 0.999 // of full scale; a converter's largest value is just below 1
 
 /**
- * @typedef {import('./stream.js').Token} Token
- * @typedef {import('./segments.js').Segment} Segment
- * @typedef {object} StreamMetrics measures of how well a stream keeps up
- * @property {number} captured seconds of audio that arrived
- * @property {number} backlog seconds of audio that wait
- * @property {number} rtf real-time factor: seconds of computing for a second of audio
- * @property {number} latencyP50 milliseconds from the arrival of the last sample a token may use to its text
- * @property {number} latencyP95
- * @typedef {{type: 'token', token: Token} | {type: 'segment', segment: Segment} | {type: 'silence', start: number} |
- *   {type: 'warning', text: string} | {type: 'metrics', metrics: StreamMetrics}} LiveEvent
+ * @typedef {import('../shared/messages.js').Segment} Segment
+ * @typedef {import('../shared/messages.js').StreamEvent} StreamEvent
+ * @typedef {import('../shared/messages.js').StreamMetrics} StreamMetrics
+ * @typedef {import('../shared/messages.js').Token} Token
+ * @typedef {import('../shared/messages.js').Transcript} Transcript
  */
 
 /** The live transcription of one stream. */
 export class Live {
   /**
    * @param {import('./stream.js').Stream} stream
-   * @param {(event: LiveEvent) => void} emit
+   * @param {(event: StreamEvent) => void} emit
    */
   constructor(stream, emit) {
     this.stream = stream
@@ -90,7 +85,7 @@ export class Live {
 
   /**
    * Return the transcript so far; no time is beyond the audio.
-   * @returns {import('../shared/captions.js').Transcript & {text: string}}
+   * @returns {Transcript}
    */
   transcript() {
     const duration = this.captured / this.stream.sampleRate
@@ -102,7 +97,7 @@ export class Live {
       encode_ms: Math.round(10_000 * timings.encodeSeconds) / 10,
       decode_ms: Math.round(10_000 * timings.decodeSeconds) / 10,
     }
-    return { text: plainText(segments), segments, tokenIds: this.tokenIds, duration, info }
+    return transcriptOf({ segments, token_ids: this.tokenIds, duration, info })
   }
 
   /**

@@ -4,13 +4,8 @@ const LONGEST_WORD_SECONDS = 0.8 // mistral-common's OFFLINE_STREAMING_BUFFER_TO
 const LAST_SECONDS = 0.08 // of the audio, into which all times behind it are brought: a token's
 
 /**
- * @typedef {object} Segment the text between two of the model's word markers: often one word, sometimes more
- * @property {number} id
- * @property {number} start seconds: the end of the segment before, but at most LONGEST_WORD_SECONDS before `end`
- * @property {number} end seconds: the position of the marker, which stands for the end of the word
- * @property {string} text as the tokens spell it, with its leading space
- * @property {number[]} tokenIds
- * @property {number} logprob mean log-probability of the segment's text tokens
+ * @typedef {import('../shared/messages.js').Segment} Segment
+ * @typedef {import('../shared/messages.js').Token} Token
  */
 
 /** A grouper of one stream: a segment is complete at the next marker after its text, or at the end of the stream. */
@@ -22,13 +17,13 @@ export class Grouper {
     this.previousEnd = 0
     /** @type {number | undefined} */
     this.markerEnd = undefined
-    /** @type {import('./stream.js').Token[]} */
+    /** @type {Token[]} */
     this.texts = []
   }
 
   /**
    * Take a token and return the segment that it completes, if any.
-   * @param {import('./stream.js').Token} token
+   * @param {Token} token
    * @returns {Segment | undefined}
    */
   push(token) {
@@ -51,11 +46,11 @@ export class Grouper {
     const end = this.markerEnd ?? texts[0].end
     const segment = {
       id: this.count,
-      start: Math.max(this.previousEnd, end - LONGEST_WORD_SECONDS),
+      start: Math.max(this.previousEnd, end - LONGEST_WORD_SECONDS), // the model marks no starts
       end,
       text: texts.map((token) => token.text).join(''),
-      tokenIds: texts.map((token) => token.tokenId),
-      logprob: texts.reduce((sum, token) => sum + token.logprob, 0) / texts.length,
+      token_ids: texts.map((token) => token.tokenId),
+      avg_logprob: texts.reduce((sum, token) => sum + token.logprob, 0) / texts.length,
     }
     this.count += 1
     this.previousEnd = end
@@ -66,7 +61,7 @@ export class Grouper {
 
 /**
  * Yield all segments of a whole transcript.
- * @param {Iterable<import('./stream.js').Token>} tokens
+ * @param {Iterable<Token>} tokens
  * @param {import('./manifest.js').Tokens} ids
  * @returns {Generator<Segment>}
  */

@@ -1,11 +1,12 @@
 /** The choice of device and precision for an artifact. What this browser lacks is reported before any download. */
 
 import { canCapture } from './device.js'
-import { DeviceError } from '../shared/errors.js'
+import { DeviceError, UsageError } from '../shared/errors.js'
 import { BYTES } from './manifest.js'
 import { megabytes } from './store.js'
 
 const PRECISIONS = ['q4f16', 'q4', 'q8', 'fp16', 'fp32'] // in the order of preference of runtime/locate.py
+const EMULATED = 'this browser emulates the graphics adapter on the CPU, which is slow'
 const MAX_WASM_BYTES = 256e6 // of weights: WebAssembly can read no more in the 80 ms of each token
 
 /**
@@ -18,22 +19,45 @@ const MAX_WASM_BYTES = 256e6 // of weights: WebAssembly can read no more in the 
  * Select the device and the precision that run an artifact.
  * @param {Manifest} manifest
  * @param {object} [requested]
- * @param {'webgpu' | 'wasm'} [requested.device] by default WebGPU, or WebAssembly where that is missing and the model is small
+ * @param {'webgpu' | 'wasm'} [requested.device] by default WebGPU, or WebAssembly where that is missing or emulated and the model is small
  * @param {string} [requested.precision] by default the first that the device can compute in
  * @returns {Promise<Backend>}
  * @throws {DeviceError} the request, or the model, cannot run here
+ * @throws {UsageError} no device or precision has the name that was requested
  */
 export async function selectBackend(manifest, requested = {}) {
-  if (requested.device !== 'wasm') {
-    try {
-      return await selectWebGpu(manifest, requested.precision)
-    } catch (error) {
-      if (requested.device === 'webgpu' || !(error instanceof DeviceError)) throw error
-      const backend = selectWasm(manifest, requested.precision, error.message)
-      return { ...backend, notes: [`running on the CPU in WebAssembly: ${error.message}`] }
-    }
+  const { device, precision: asked } = requested
+  if (device !== undefined && !['webgpu', 'wasm'].includes(device)) {
+    throw new UsageError(`device: expected 'webgpu' or 'wasm', got ${JSON.stringify(device)}; leave it out to take what this browser has`)
   }
-  return selectWasm(manifest, requested.precision, 'this page was asked for WebAssembly')
+  if (asked !== undefined && !(asked in manifest.precisions)) {
+    const served = Object.keys(manifest.precisions).join(', ')
+    throw new UsageError(`precision: this model is served in ${served}, got ${JSON.stringify(asked)}; take one of these, or leave it out`)
+  }
+  if (device === 'wasm') return selectWasm(manifest, asked, 'this page was asked for WebAssembly')
+  if (device === 'webgpu') return selectWebGpu(manifest, asked)
+  const webgpu = await orError(() => selectWebGpu(manifest, asked))
+  if (!(webgpu instanceof DeviceError) && !webgpu.notes.includes(EMULATED)) return webgpu
+
+  // WebAssembly, which is faster than an emulated graphics adapter too; the model may be too large for it
+  const reason = webgpu instanceof DeviceError ? webgpu.message : EMULATED
+  const wasm = await orError(async () => selectWasm(manifest, asked, reason))
+  if (!(wasm instanceof DeviceError)) return { ...wasm, notes: [`running on the CPU in WebAssembly: ${reason}`] }
+  if (webgpu instanceof DeviceError) throw wasm
+  return webgpu
+}
+
+/**
+ * Return what a selection returns, or its DeviceError.
+ * @param {() => Promise<Backend>} select
+ */
+async function orError(select) {
+  try {
+    return await select()
+  } catch (error) {
+    if (error instanceof DeviceError) return error
+    throw error
+  }
 }
 
 /**
@@ -62,7 +86,7 @@ async function selectWebGpu(manifest, requested) {
   if (!canCapture(adapter)) {
     notes.push('this graphics adapter has no subgroups, so its calls cannot be captured and replayed, and take twice as long')
   }
-  if (adapter.info.isFallbackAdapter) notes.push('this browser emulates the graphics adapter on the CPU, which is slow')
+  if (adapter.info.isFallbackAdapter) notes.push(EMULATED)
 
   // Limits on the sizes of buffers
   for (const [limit, bytes] of Object.entries(needs(manifest, precision))) {
@@ -121,9 +145,12 @@ function selectPrecision(manifest, requested, fits, reason) {
   const known = PRECISIONS.filter((name) => name in manifest.precisions)
   const precision = known.find((name) => name === (requested ?? name) && fits(manifest.precisions[name].activation_dtype))
   if (precision) return precision
+  const others = known.filter((name) => fits(manifest.precisions[name].activation_dtype))
+  const advice =
+    others.length > 0
+      ? `take ${others.join(' or ')}`
+      : 'serve q4 too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, after voxtral-onnx export --precision q4 where it is missing'
   throw new DeviceError(
-    `this page offers ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ` +
-      `${reason}; ` +
-      'serve q4 too: voxtral-onnx serve ARTIFACT --precision q4f16,q4, after voxtral-onnx export --precision q4 where it is missing',
+    `this page offers ${known.join(', ')}, and ${requested ? `${requested} does not run` : 'none of them runs'} here: ${reason}; ${advice}`,
   )
 }

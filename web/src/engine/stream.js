@@ -8,13 +8,7 @@ const BLANK_PENALTY_STEP = 0.5 // logits for each further blank
 const MAX_BLANK_PENALTY = 7.0 // logits
 
 /**
- * @typedef {object} Token one generated token, which stands for 80 ms of audio
- * @property {number} index from 0, without the prompt
- * @property {number} tokenId
- * @property {string} text the characters that this token completes; empty for blanks and inside a character
- * @property {number} end seconds of audio up to the end of the token's 80 ms, without the delay
- * @property {number} logprob
- * @property {number} blankMargin logit of the blank token minus the best other logit
+ * @typedef {import('../shared/messages.js').Token} Token
  *
  * @typedef {object} Override a decision of the blank guard: another token instead of one more blank
  * @property {number} index of the token

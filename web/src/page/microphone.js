@@ -1,7 +1,7 @@
 /** The microphone as mono samples at the model's rate. */
 
+import { Capture } from '../client/capture.js'
 import { AudioError } from '../shared/errors.js'
-import { Resampler } from '../shared/resample.js'
 
 const REFUSALS = /** @type {Record<string, string>} */ ({
   NotAllowedError: 'this page may not use the microphone; allow it in the site settings beside the address, then start again',
@@ -14,11 +14,11 @@ const REFUSALS = /** @type {Record<string, string>} */ ({
 export class Microphone {
   /**
    * @param {MediaStream} media
-   * @param {AudioContext} context
+   * @param {Capture} capture
    */
-  constructor(media, context) {
+  constructor(media, capture) {
     this.media = media
-    this.context = context
+    this.capture = capture
   }
 
   /**
@@ -37,7 +37,6 @@ export class Microphone {
       throw new AudioError('browsers give no microphone to pages that are not secure; open this page over https or on localhost')
     }
 
-    // Ask for the device
     let media
     try {
       media = await navigator.mediaDevices.getUserMedia({
@@ -48,28 +47,13 @@ export class Microphone {
       throw new AudioError(REFUSALS[name] ?? `the microphone cannot be opened (${message}); choose another one`)
     }
 
-    // Capture in a worklet, resample and report here
-    const context = new AudioContext()
-    await context.audioWorklet.addModule(new URL('./capture-worklet.js', import.meta.url))
-    const capture = new AudioWorkletNode(context, 'capture', { numberOfOutputs: 0, channelCount: 1, channelCountMode: 'explicit' })
-    const resampler = new Resampler(context.sampleRate, sampleRate)
-    capture.port.onmessage = ({ data: samples }) => {
-      let level = 0
-      for (const sample of samples) level = Math.max(level, Math.abs(sample))
-      onSamples(resampler.push(samples), level)
-    }
-
-    // Connect and start
-    context.createMediaStreamSource(media).connect(capture)
-    media.getAudioTracks()[0].addEventListener('ended', onEnded)
-    await context.resume()
-    return new Microphone(media, context)
+    return new Microphone(media, await Capture.open(media, { sampleRate, onSamples, onEnded }))
   }
 
   /** Release the device. */
   async close() {
     for (const track of this.media.getTracks()) track.stop()
-    await this.context.close()
+    await this.capture.close()
   }
 
   /** List the microphones; browsers tell their names once the user has allowed one. */

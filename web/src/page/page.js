@@ -1,7 +1,7 @@
 /** The script of index.html: it turns clicks into requests to the engine, and the engine's events into text on the page. */
 
 import { openAudio } from '../shared/audio.js'
-import { TranscriberClient } from '../engine/engine.js'
+import { TranscriberClient } from '../client/transcriber.js'
 import { artifactAddress } from './artifact-address.js'
 import { Microphone } from './microphone.js'
 import { megabytes } from '../engine/store.js'

@@ -1,12 +1,12 @@
 /** The transcript on the page: paragraphs of segments with their times; text that may still change is dimmed. */
 
-import { clock, render } from '../shared/captions.js'
+import { clock, render, transcriptOf } from '../shared/captions.js'
 
 const UNCERTAIN = Math.log(0.5) // mean log-probability of a segment's tokens below which it is marked
 const PARAGRAPH_SECONDS = 2 // of silence that begins a new paragraph
 const KEY = 'voxtral-onnx transcript' // in localStorage
 
-/** @typedef {import('../engine/segments.js').Segment} Segment */
+/** @typedef {import('../shared/messages.js').Segment} Segment */
 
 /** The view of the transcript, which survives a reload of the page. */
 export class TranscriptView {
@@ -32,7 +32,7 @@ export class TranscriptView {
 
   /**
    * Show a token's text dimmed until its segment is complete.
-   * @param {import('../engine/stream.js').Token} token
+   * @param {import('../shared/messages.js').Token} token
    */
   token(token) {
     this.pending.textContent += token.text
@@ -60,8 +60,8 @@ export class TranscriptView {
     if (last && segment.start - last.end > PARAGRAPH_SECONDS) this.paragraph = undefined
     const span = document.createElement('span')
     span.textContent = segment.text
-    span.title = `ends at ${clock(segment.end)}, confidence ${Math.round(100 * Math.exp(segment.logprob))} %`
-    if (segment.logprob < UNCERTAIN) span.className = 'uncertain'
+    span.title = `ends at ${clock(segment.end)}, confidence ${Math.round(100 * Math.exp(segment.avg_logprob))} %`
+    if (segment.avg_logprob < UNCERTAIN) span.className = 'uncertain'
     const paragraph = this.current(segment.start)
     this.pending.remove()
     paragraph.append(span)
@@ -94,8 +94,7 @@ export class TranscriptView {
    */
   render(format, info = {}) {
     const { segments, duration } = this
-    const tokenIds = segments.flatMap((segment) => segment.tokenIds)
-    return render({ segments, tokenIds, duration, info }, format)
+    return render(transcriptOf({ segments, token_ids: segments.flatMap((segment) => segment.token_ids), duration, info }), format)
   }
 
   /** Delete the transcript, the saved one too. */
@@ -113,7 +112,9 @@ export class TranscriptView {
     const saved = localStorage.getItem(KEY)
     if (!saved) return
     const { segments, duration } = JSON.parse(saved)
-    for (const segment of segments) this.add(segment)
+    for (const { tokenIds: token_ids, logprob: avg_logprob, ...segment } of segments) {
+      this.add({ token_ids, avg_logprob, ...segment }) // the first two names are those of version 0.2.0
+    }
     this.duration = duration
     this.begin()
   }

@@ -1,6 +1,6 @@
-/** Reading of audio files as mono samples at the model's rate, block by block. */
+/** Reading of recordings as mono samples at the model's rate, block by block. */
 
-import { AudioError } from './errors.js'
+import { AudioError, kindOf } from './errors.js'
 import { Resampler } from './resample.js'
 
 const BLOCK_SECONDS = 1.28 // 16 tokens, the largest encoder call
@@ -13,41 +13,85 @@ const LONGEST_DECODED = 200e6 // bytes of a compressed file: the browser decodes
  */
 
 /**
- * Open an audio or video file. A WAV of any length is read slice by slice; the browser decodes all other files whole.
- * @param {File} file
+ * @typedef {Blob | string | URL | AudioBuffer | Float32Array} Recording a File or Blob with audio or video, the address of
+ *   one, a decoded AudioBuffer, or mono samples at the model's rate with full scale 1
+ */
+
+/**
+ * Open a recording. A WAV of any length is read slice by slice; the browser decodes all other files whole.
+ * @param {Recording} recording
  * @param {number} sampleRate the model's, in Hz
  * @returns {Promise<AudioSource>}
- * @throws {AudioError} the file cannot be decoded, or is too large to decode whole
+ * @throws {AudioError} it is no recording, cannot be fetched or decoded, or is too large to decode whole
  */
-export async function openAudio(file, sampleRate) {
-  const wav = await readWavHeader(file)
-  if (wav) return { duration: wav.frames / wav.rate, blocks: wavBlocks(file, wav, sampleRate) }
-  if (file.size > LONGEST_DECODED) {
+export async function openAudio(recording, sampleRate) {
+  if (typeof recording === 'string' || recording instanceof URL) return openAudio(await fetched(recording), sampleRate)
+  if (recording instanceof Float32Array) return ofChannels([recording], sampleRate, sampleRate)
+  if (globalThis.AudioBuffer && recording instanceof AudioBuffer) {
+    const channels = Array.from({ length: recording.numberOfChannels }, (_, i) => recording.getChannelData(i))
+    return ofChannels(channels, recording.sampleRate, sampleRate)
+  }
+  if (!(recording instanceof Blob)) {
     throw new AudioError(
-      `${file.name}: ${Math.ceil(file.size / 1e6)} MB, but the page decodes files other than WAV only up to ` +
+      `expected a File or Blob, an address, an AudioBuffer or a Float32Array at ${sampleRate} Hz, got ${kindOf(recording)}; ` +
+        'take the file of an input element: input.files[0]',
+    )
+  }
+  const name = 'name' in recording ? String(recording.name) : 'the recording'
+  const wav = await readWavHeader(recording, name)
+  if (wav) return { duration: wav.frames / wav.rate, blocks: wavBlocks(recording, wav, sampleRate) }
+  if (recording.size > LONGEST_DECODED) {
+    throw new AudioError(
+      `${name}: ${Math.ceil(recording.size / 1e6)} MB, but the page decodes files other than WAV only up to ` +
         `${LONGEST_DECODED / 1e6} MB, because the browser decodes them whole; convert it to WAV, which may have any length`,
     )
   }
-
-  // Decode at the model's rate
   let decoded
   try {
     const context = new OfflineAudioContext(1, 1, sampleRate) // decodes to its own rate
-    decoded = await context.decodeAudioData(await file.arrayBuffer())
+    decoded = await context.decodeAudioData(await recording.arrayBuffer())
   } catch {
-    throw new AudioError(`${file.name}: the browser cannot decode it; convert it to WAV, MP3, FLAC, Ogg or M4A`)
+    throw new AudioError(`${name}: the browser cannot decode it; convert it to WAV, MP3, FLAC, Ogg or M4A`)
   }
+  return openAudio(decoded, sampleRate)
+}
 
-  // Average the channels, a block at a time
-  const { numberOfChannels, length, duration } = decoded
-  const channels = Array.from({ length: numberOfChannels }, (_, i) => decoded.getChannelData(i))
-  async function* blocks() {
-    const size = Math.round(BLOCK_SECONDS * sampleRate)
-    for (let at = 0; at < length; at += size) {
-      yield Float32Array.from({ length: Math.min(size, length - at) }, (_, i) => mean(channels, at + i))
-    }
+/**
+ * Fetch the recording at an address.
+ * @param {string | URL} address
+ * @throws {AudioError} the server does not answer, or refuses
+ */
+async function fetched(address) {
+  let response
+  try {
+    response = await fetch(address)
+  } catch (error) {
+    throw new AudioError(
+      `${address}: cannot be reached (${error}); check the address, and let a host of another origin send Access-Control-Allow-Origin`,
+    )
   }
-  return { duration, blocks: blocks() }
+  if (!response.ok) throw new AudioError(`${address}: the server answered ${response.status}; check the address`)
+  return new File([await response.blob()], String(address))
+}
+
+/**
+ * Return decoded channels as mono blocks.
+ * @param {Float32Array[]} channels
+ * @param {number} rate theirs, in Hz
+ * @param {number} sampleRate the model's, in Hz
+ * @returns {AudioSource}
+ */
+function ofChannels(channels, rate, sampleRate) {
+  const [{ length }] = channels
+  async function* blocks() {
+    const resampler = new Resampler(rate, sampleRate)
+    const size = Math.round(BLOCK_SECONDS * rate)
+    for (let at = 0; at < length; at += size) {
+      yield resampler.push(Float32Array.from({ length: Math.min(size, length - at) }, (_, i) => mean(channels, at + i)))
+    }
+    yield resampler.end()
+  }
+  return { duration: length / rate, blocks: blocks() }
 }
 
 /**
@@ -57,11 +101,12 @@ export async function openAudio(file, sampleRate) {
 
 /**
  * Read a WAV's header; undefined for another kind of file.
- * @param {Blob & {name: string}} file
+ * @param {Blob} file
+ * @param {string} name of the file in messages
  * @returns {Promise<Wav | undefined>}
  * @throws {AudioError} a WAV without samples, or in a format other than PCM and float
  */
-export async function readWavHeader(file) {
+export async function readWavHeader(file, name) {
   const view = async (/** @type {number} */ at, /** @type {number} */ size) =>
     new DataView(await file.slice(at, at + size).arrayBuffer())
   const word = (/** @type {DataView} */ v, /** @type {number} */ at) =>
@@ -81,7 +126,7 @@ export async function readWavHeader(file) {
       format = { channels: chunk.getUint16(10, true), rate: chunk.getUint32(12, true), bits, isFloat: tag === 3 }
       const isKnown = (tag === 1 && [8, 16, 24, 32].includes(bits)) || (tag === 3 && [32, 64].includes(bits))
       if (!isKnown || !format.channels || format.rate < 1000 || format.rate > 768_000) {
-        throw new AudioError(`${file.name}: expected a WAV with PCM or float samples, got format ${tag} of ${bits} bits; convert it`)
+        throw new AudioError(`${name}: expected a WAV with PCM or float samples, got format ${tag} of ${bits} bits; convert it`)
       }
     }
     if (word(chunk, 0) === 'data') {
@@ -92,7 +137,7 @@ export async function readWavHeader(file) {
     }
     at += 8 + size + (size % 2)
   }
-  throw new AudioError(`${file.name}: a WAV without samples; record or convert it again`)
+  throw new AudioError(`${name}: a WAV without samples; record or convert it again`)
 }
 
 /**

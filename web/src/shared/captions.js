@@ -1,5 +1,6 @@
 /** The output formats: text, SRT and WebVTT subtitles, JSON. The counterpart of captions.py, and equal to it byte for byte. */
 
+import { UsageError, kindOf } from './errors.js'
 import { roundHalfEven } from './float16.js'
 import { columns } from './text-width.js'
 
@@ -14,18 +15,19 @@ const UNPRINTABLE = /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-
 const ENTITIES = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })
 
 /**
- * @typedef {import('../engine/segments.js').Segment} Segment
+ * @typedef {import('./messages.js').Segment} Segment
+ * @typedef {import('./messages.js').Transcript} Transcript
+ * @typedef {Omit<Segment, 'token_ids'>} Timed
  * @typedef {{start: number, end: number, lines: string[]}} Caption the lines on screen from `start` to `end`, in seconds
- * @typedef {{segments: Segment[], tokenIds: number[], duration: number, info: Record<string, unknown>}} Transcript
  */
 
 /**
  * Break segments into cues at sentence ends, pauses, and where lines or time are full.
- * @param {Iterable<Segment>} segments
- * @returns {Generator<Segment[]>}
+ * @param {Iterable<Timed>} segments
+ * @returns {Generator<Timed[]>}
  */
 function* cues(segments) {
-  /** @type {Segment[]} */
+  /** @type {Timed[]} */
   let cue = []
   for (const segment of inMilliseconds(segments)) {
     const isFull =
@@ -49,7 +51,7 @@ function* cues(segments) {
 
 /**
  * Yield the captions of cues, whose times are whole milliseconds.
- * @param {Iterable<Segment>} segments
+ * @param {Iterable<Timed>} segments
  * @returns {Generator<Caption>}
  */
 export function* captions(segments) {
@@ -73,7 +75,7 @@ function* inMilliseconds(spans) {
 
 /**
  * Return SubRip subtitles.
- * @param {Iterable<Segment>} segments
+ * @param {Iterable<Timed>} segments
  */
 function toSrt(segments) {
   const blocks = Array.from(captions(segments), ({ start, end, lines }, i) => {
@@ -85,7 +87,7 @@ function toSrt(segments) {
 
 /**
  * Return WebVTT subtitles.
- * @param {Iterable<Segment>} segments
+ * @param {Iterable<Timed>} segments
  */
 function toVtt(segments) {
   const blocks = Array.from(captions(segments), ({ start, end, lines }) => {
@@ -96,41 +98,43 @@ function toVtt(segments) {
 }
 
 /**
- * Return the JSON that `voxtral-onnx transcribe` writes.
- * @param {Transcript} transcript
+ * Return a transcript with the keys and values of its JSON.
+ * @param {{segments: Timed[], token_ids: number[], duration: number, info: Record<string, unknown>}} found
+ * @returns {Transcript}
  */
-function toJson({ segments, tokenIds, duration, info }) {
+export function transcriptOf({ segments, token_ids, duration, info }) {
   const timed = [...inMilliseconds(segments)]
-  return JSON.stringify({
+  return {
     text: plainText(segments),
-    segments: timed.map(({ id, start, end, text, logprob }) => ({ id, start, end, text, avg_logprob: rounded(logprob, 4) })),
+    segments: timed.map(({ id, start, end, text, avg_logprob }) => ({ id, start, end, text, avg_logprob: rounded(avg_logprob, 4) })),
     cues: Array.from(cues(timed), (cue) => ({
       start: cue[0].start,
       end: cue[cue.length - 1].end,
       text: textOf(cue),
-      words: cue.map(({ text, start, end, logprob }) => ({ word: text, start, end, probability: rounded(Math.exp(logprob), 4) })),
+      words: cue.map(({ text: word, start, end, avg_logprob }) => ({ word, start, end, probability: rounded(Math.exp(avg_logprob), 4) })),
     })),
     duration: rounded(duration, 3),
-    token_ids: tokenIds,
+    token_ids,
     info,
-  })
+  }
 }
 
 /**
  * Return the whole text, without the space before its first word.
- * @param {Segment[]} segments
+ * @param {Timed[]} segments
  */
-export function plainText(segments) {
+function plainText(segments) {
   return textOf(segments).replace(/^ /, '')
 }
 
 /** @type {Record<string, (transcript: Transcript) => string>} */
 const RENDERERS = {
-  txt: ({ segments }) => plainText(segments) + '\n',
+  txt: ({ text }) => text + '\n',
   srt: ({ segments }) => toSrt(segments),
   vtt: ({ segments }) => toVtt(segments),
-  json: (transcript) => toJson(transcript) + '\n',
+  json: (transcript) => JSON.stringify(transcript) + '\n',
 }
+/** The formats that `render` writes. */
 export const FORMATS = Object.keys(RENDERERS)
 
 /**
@@ -139,6 +143,7 @@ export const FORMATS = Object.keys(RENDERERS)
  * @param {string} format
  */
 export function render(transcript, format) {
+  if (!FORMATS.includes(format)) throw new UsageError(`render: expected one of ${FORMATS.join(', ')}, got ${kindOf(format)}`)
   return RENDERERS[format](transcript).replace(
     UNPRINTABLE,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
@@ -158,7 +163,7 @@ export function clock(seconds) {
 
 /**
  * Return the joined text of segments.
- * @param {Segment[]} segments
+ * @param {Timed[]} segments
  */
 function textOf(segments) {
   return segments.map((segment) => segment.text).join('')
@@ -166,7 +171,7 @@ function textOf(segments) {
 
 /**
  * Yield the caption of some segments: several that share the time where the text needs more lines, none where it is blank.
- * @param {Segment[]} segments
+ * @param {Timed[]} segments
  * @returns {Generator<Caption>}
  */
 function* screens(segments) {

@@ -29,6 +29,15 @@ export class UsageError extends VoxtralOnnxError {}
 /** @type {Record<string, new (message: string) => Error>} */
 const KINDS = { ArtifactError, AudioError, DeviceError, StorageError, UsageError }
 
+/**
+ * Return what a value is, for messages: its class, or itself where it is small.
+ * @param {unknown} value
+ */
+export function kindOf(value) {
+  if (value === undefined) return 'nothing'
+  return typeof value === 'object' && value !== null ? (value.constructor?.name ?? 'an object') : JSON.stringify(value) ?? typeof value
+}
+
 /** @typedef {{name: string, message: string}} ErrorValues an error as messages between threads carry it */
 
 /**
