@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from ..errors import UsageError, VoxtralOnnxError
 from ..escaping import quoted
+from .clusters import INSTALL, check_device, model_elsewhere
 from .exit_codes import SOME_FAILED
 from .files import say_others
 from .journals import NOT_IN_JOURNAL
@@ -25,8 +25,6 @@ from .values import split_names
 if TYPE_CHECKING:
     from ..cluster.worker import Done
 
-INSTALL = "'voxtral-onnx[ray,cpu]', or [ray,gpu] on machines with CUDA"
-DEVICES = ("auto", "cpu", "cuda")
 LINE_SECONDS = 60.0  # between lines on the progress, where no status line is drawn
 
 
@@ -114,7 +112,8 @@ def transcribe_archive(
     if todo:
         with connected(place.address or HERE):
             workers = plan_workers(options["device"], options["threads"])
-            info(f"Ray: {workers.where}")
+            count = f"{workers.count} worker{'s' * (workers.count != 1)}"
+            info(f"Ray: {count}, each with {workers.each}")
             job = Job(archive.place, options, sound, split, place.formats)
             with ArchiveScreen(todo, sum(archive.todo["size"].to_pylist())) as screen:
                 archive.run(job, screen.take, screen.info)
@@ -135,15 +134,8 @@ def _for_workers(options: dict[str, Any]) -> dict[str, Any]:
         ArtifactError: no model is named.
         UsageError: a device that Ray does not hand out.
     """
-    from ..runtime.locate import ENVIRONMENT_VARIABLE, find_artifact
-
-    if options["device"] not in DEVICES:
-        raise UsageError(
-            f"--device {options['device']}: with --engine ray expected one of "
-            f"{', '.join(DEVICES)}; Ray gives each worker a device of its own"
-        )
-    model = options["model"] or os.environ.get(ENVIRONMENT_VARIABLE) or str(find_artifact())
-    paths = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
+    check_device(options["device"])
+    paths = {"model": model_elsewhere(options["model"])}
     for name in ("prepacked", "vad"):
         value = options[name]
         paths[name] = str(value.absolute()) if isinstance(value, Path) else value

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .options import DEVICE, MODEL, _flag, _value
-from .values import address, batch_size, limits_of, realtime_dialect
+from .values import address, batch_size, engine, limits_of, realtime_dialect, replicas
 
 SAFETY = "Safety"
 
@@ -64,6 +64,21 @@ Slots = Annotated[
 Tick = Annotated[
     int,
     _value(DEVICE, "--tick", "MS", "80, or 160 for more live streams."),
+]
+ServedEngine = Annotated[
+    str,
+    _value(DEVICE, "--engine", "NAME", "local, or ray: replicas on a cluster.", parser=engine),
+]
+Replicas = Annotated[
+    Any,
+    _value(
+        DEVICE,
+        "--replicas",
+        "N",
+        "Of --engine ray, or 2-8: by the number of streams.",
+        "one a device",
+        parser=replicas,
+    ),
 ]
 Wyoming = Annotated[
     Any,

@@ -38,11 +38,10 @@ class Workers:
     num_gpus: int
 
     @property
-    def where(self) -> str:
-        """Return what they run on, for people."""
+    def each(self) -> str:
+        """Return what each of them runs on, for people."""
         cores = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        device = f"a GPU and {cores}" if self.num_gpus else cores
-        return f"{self.count} worker{'s' * (self.count != 1)}, each with {device}"
+        return f"a GPU and {cores}" if self.num_gpus else cores
 
 
 def plan_workers(device: str, threads: int | None) -> Workers:

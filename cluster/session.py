@@ -85,7 +85,7 @@ def _quiet() -> Iterator[None]:
 
     It stands in the files of Ray's own log.
     """
-    names = ("ray", "ray.data")
+    names = ("ray", "ray.data", "ray.serve")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings(), redirect_stdout(_Nowhere()):
         for kind in (DeprecationWarning, FutureWarning):  # of its own functions
