@@ -60,6 +60,7 @@ def serve_replicas(
         settings,
         keys,
         asked.devices[0],
+        asked.threads,
         replicas,
         address,
         (asked.host, asked.port),

@@ -26,6 +26,7 @@ def serve(
     slots: serve_options.Slots = "auto",
     tick: serve_options.Tick = 80,
     context: options.Context = 1024,
+    threads: options.Threads = None,
     engine: serve_options.ServedEngine = "local",
     replicas: serve_options.Replicas = None,
     address: options.Address = None,
@@ -51,6 +52,7 @@ def serve(
         model_name=model_name,
         offline=offline,
         devices=split_names(device) or [],
+        threads=threads,
         engine={"slots": slots, "tick_ms": tick, "context": context},
         has_page=not api_only,
         has_api=not page_only,
@@ -69,8 +71,6 @@ def serve(
     asked.check(insecure=insecure)
     keys = find_keys(page_only, host, api_key, api_key_file, insecure=insecure)
     claim_stdout(is_only_place=False)
-
-    # Serve until Ctrl-C
     if engine == "ray":
         serve_replicas(asked, keys, replicas, address)
     elif replicas or address:

@@ -18,8 +18,8 @@ ServedPrecisions = Annotated[
         MODEL,
         "--precision",
         "NAMES",
-        "The first is for the API, all are for browsers.",
-        "those it has",
+        "First for the API, all for browsers.",
+        False,
     ),
 ]
 ModelName = Annotated[
@@ -28,8 +28,8 @@ ModelName = Annotated[
         MODEL,
         "--model-name",
         "NAME",
-        "What clients of the API call the model.",
-        "the artifact's",
+        "What clients call the model.",
+        False,
     ),
 ]
 RealtimeDialect = Annotated[
@@ -38,7 +38,8 @@ RealtimeDialect = Annotated[
         MODEL,
         "--realtime-dialect",
         "NAME",
-        "Of /v1/realtime: openai or vllm; auto lets each client's first message tell.",
+        "Of /v1/realtime: auto, openai, vllm.",
+        False,
         parser=realtime_dialect,
     ),
 ]
@@ -57,7 +58,7 @@ Slots = Annotated[
         DEVICE,
         "--slots",
         "N",
-        "Recordings and streams that are decoded together.",
+        "Recordings and streams at a time.",
         parser=batch_size,
     ),
 ]
@@ -67,7 +68,9 @@ Tick = Annotated[
 ]
 ServedEngine = Annotated[
     str,
-    _value(DEVICE, "--engine", "NAME", "local, or ray: replicas on a cluster.", parser=engine),
+    _value(
+        DEVICE, "--engine", "NAME", "local, or ray: replicas on a cluster.", False, parser=engine
+    ),
 ]
 Replicas = Annotated[
     Any,
@@ -75,8 +78,8 @@ Replicas = Annotated[
         DEVICE,
         "--replicas",
         "N",
-        "Of --engine ray, or 2-8: by the number of streams.",
-        "one a device",
+        "Of ray; 2-8: as many as streams need.",
+        False,
         parser=replicas,
     ),
 ]

@@ -47,6 +47,7 @@ class Served:
     model_name: str | None
     offline: bool
     devices: list[str]
+    threads: int | None
     engine: dict[str, Any]  # options of `Engine`
     has_page: bool
     has_api: bool
@@ -120,7 +121,8 @@ def serve_here(asked: Served, keys: ApiKeys) -> None:
         if asked.has_api:
             is_needed = not asked.has_page or bool(asked.wyoming)
             more = {"is_needed": is_needed, "most_seconds": asked.most_seconds}
-            opened = open_engines(folder, asked.devices, names, **more, **asked.engine)
+            more |= {"threads": asked.threads, **asked.engine}
+            opened = open_engines(folder, asked.devices, names, **more)
             engines, lack = stack.enter_context(opened)
 
         # Serve it
@@ -236,6 +238,7 @@ def open_engines(
     *,
     is_needed: bool,
     most_seconds: float,
+    threads: int | None,
     **options: Any,
 ) -> Iterator[tuple[Engines | None, str | None]]:
     """Load an artifact on each device, and give the engines, or why there are none.
@@ -246,6 +249,7 @@ def open_engines(
         precisions: of which the first runs; None for the artifact's first.
         is_needed: whether a lack of them is an error; it is too if a device was named.
         most_seconds: of a recording.
+        threads: of the CPU; None for one on each core.
         options: of `Engine`.
 
     Raises:
@@ -259,7 +263,7 @@ def open_engines(
     if twice := {each for each in devices if list(devices).count(each) > 1}:
         raise UsageError(f"--device: {', '.join(sorted(twice))} is named twice; name each once")
     loading = {"precision": precisions and precisions[0], "offline": True}
-    loading["context"] = options["context"]
+    loading |= {"context": options["context"], "threads": threads}
 
     # Load
     with ExitStack() as stack:

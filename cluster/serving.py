@@ -32,6 +32,7 @@ def serve_streams(
     settings: Callable[..., Settings],
     keys: ApiKeys,
     device: str,
+    threads: int | None,
     replicas: tuple[int, int] | None,
     address: str | None,
     listening: tuple[str, int],
@@ -45,6 +46,7 @@ def serve_streams(
         settings: of replicas, called with the device, its threads and the number of replicas.
         keys: of the API.
         device: auto, cpu or cuda.
+        threads: of each replica; None for a share of its machine's cores.
         replicas: the least and the most; None for one on each device of the cluster.
         address: of the cluster; None for one on this machine, which ends with this.
         listening: address to listen on, on each machine that has a replica, and port; 0 for a
@@ -72,8 +74,13 @@ def serve_streams(
             )
 
         # One for each device, or as many as are asked for
-        workers = plan_workers(device, None)
+        workers = plan_workers(device, threads)
         least, most = replicas or (workers.count, workers.count)
+        if least > workers.count and not address:
+            raise UsageError(
+                f"--replicas {least}: this machine has room for {workers.count}, each with "
+                f"{workers.each}; use fewer, or fewer --threads"
+            )
         made = settings(
             device="cuda" if workers.num_gpus else "cpu",
             threads=workers.threads,
@@ -94,7 +101,8 @@ def serve_streams(
             number = _until_signal()
             _end(made.drain)
         finally:
-            serve.shutdown()
+            if address:  # otherwise all of Ray ends
+                serve.shutdown()
     signal.raise_signal(number)
 
 
