@@ -66,6 +66,8 @@ def connected(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+            if is_main:  # again
+                signal.signal(signal.SIGTERM, on_term)
 
 
 def _require_answer(address: str) -> None:

@@ -41,6 +41,7 @@ LEAST_MARGIN = 16  # connections that a replica takes beyond its slots, at least
 UPSCALE_SECONDS = 10.0  # that streams must be too many for the replicas
 TARGET = 0.75  # of a replica's slots, beyond which another one is started
 GRACE_SECONDS = 15.0  # that Ray waits beyond a drain, before it kills a replica
+ROUTER = "voxtral_onnx.cluster.router.FewestConnections"
 MOST_STARTS = 3  # that may fail, of replicas of a new application
 
 
@@ -55,10 +56,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: int = 4
     num_cpus: int | None = None  # as Ray counts them; None for as many as threads
     slots: int | Literal["auto"] = "auto"
+    most_streams: int | None = None  # even if they do not keep up; None for as many as do
     tick: int = 80
     context: int = 1024
     min_replicas: int = 1
     max_replicas: int = 1
+    downscale_delay: float = 600.0  # seconds that replicas must be too many for the streams
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     realtime_dialect: str = AUTO
@@ -101,6 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "max_replicas": most,
                 "target_ongoing_requests": max(1.0, TARGET * slots),
                 "upscale_delay_s": UPSCALE_SECONDS,
+                "downscale_delay_s": self.downscale_delay,
                 "look_back_period_s": UPSCALE_SECONDS,
             }
         }
@@ -142,6 +146,7 @@ class Streams:
         engine = Engine(
             transcriber,
             slots=settings.slots,
+            most_streams=settings.most_streams,
             tick_ms=settings.tick,
             context=settings.context,
         )
@@ -206,15 +211,16 @@ def application(settings: Settings, keys: ApiKeys) -> Any:
         UsageError: the number of replicas is none.
     """
     cpus = settings.threads if settings.num_cpus is None else settings.num_cpus
-    margin = settings.most_connections
+    most = settings.most_connections
     deployed = serve.deployment(serve.ingress()(Streams)).options(
         name="streams",
         ray_actor_options={"num_cpus": cpus, "num_gpus": int(settings.device == "cuda")},
-        max_ongoing_requests=margin,
-        max_queued_requests=margin,
+        max_ongoing_requests=most,
+        max_queued_requests=most,
         graceful_shutdown_timeout_s=settings.drain + LAST_SECONDS + GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=LOOK_SECONDS,
         max_constructor_retry_count=MOST_STARTS,
+        request_router_config={"request_router_class": ROUTER},
         **settings.scaling(),
     )
     return deployed.bind(settings, keys)

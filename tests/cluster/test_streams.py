@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ def text_of(client: Client) -> str:
     return client.until("transcription.done")[-1]["text"]
 
 
-def is_heard(client: Client) -> bool:
-    """Whether the client's speech has a slot: its first words come, or it is told that none is."""
+def begins(client: Client) -> bool:
+    """Speak, and return whether there was a slot: words come, or it is told that none was left."""
+    with suppress(ConnectionClosed):  # refused before all of it was sent
+        client.speak(pcm())
     event = client.receive()
     assert event["type"] == "transcription.delta" or event["code"] == "at_capacity", event
     return event["type"] == "transcription.delta"
@@ -114,8 +116,7 @@ def test_beyond_its_slots_it_refuses(server, expected):
         clients = list[Client]()
         for _ in range(5):
             clients.append(client := stack.enter_context(client_of(server.port)))
-            client.speak(pcm())
-            if not is_heard(client):
+            if not begins(client):
                 break
         assert len(clients) >= 3  # one replica at least is full
         assert closed(clients.pop()) == (1013, [])
@@ -128,8 +129,7 @@ def test_a_killed_replica_is_survived(server, expected):
     command = [sys.executable, str(EXAMPLE), f"ws://127.0.0.1:{server.port}/v1/realtime"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with client_of(server.port) as client:
-        client.speak(pcm())
-        assert is_heard(client)
+        assert begins(client)
         killed = replicas_of(server.process.pid)
         with subprocess.Popen([*command, str(SAMPLES / "date-hibari.wav")], **pipes) as example:
             assert example.stderr and example.stderr.read(8)  # its first words
@@ -146,8 +146,7 @@ def test_a_killed_replica_is_survived(server, expected):
 def test_all_are_told_to_move_at_the_end(server, expected):
     """At SIGTERM: the words so far come, then an error and a code."""
     with client_of(server.port) as client:
-        client.speak(pcm())
-        until(lambda: is_heard(client), PATIENCE)
+        assert begins(client)
         server.process.send_signal(signal.SIGTERM)
         code, events = closed(client)
         assert code == 1012 and events[-1]["code"] == "server_restarting"
@@ -157,47 +156,52 @@ def test_all_are_told_to_move_at_the_end(server, expected):
     assert "Traceback" not in server.said.read_text()
 
 
-def test_a_replica_that_is_taken_away(cluster, tiny_artifact, expected):
-    """Its client is told to move; that of the other one speaks on."""
+def test_replicas_follow_the_streams(cluster, tiny_artifact, expected):
+    """Where one is taken away its client is told to move; that of the other one speaks on."""
     from voxtral_onnx.cluster.session import connected
     from voxtral_onnx.cluster.streams import Settings, application, serve
     from voxtral_onnx.server.guard.checks import NO_KEYS
     from voxtral_onnx.server.serving import listen
 
-    def deploy(count: int) -> None:
-        settings = Settings(
-            model=str(tiny_artifact),
-            model_name="mine",
-            precision="fp32",
-            device="cpu",
-            threads=1,
-            slots=1,
-            min_replicas=count,
-            max_replicas=count,
-        )
-        serve.run(application(settings, NO_KEYS), name="voxtral-onnx", route_prefix="/")
+    settings = Settings(
+        model=str(tiny_artifact),
+        model_name="mine",
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        slots=4,
+        most_streams=4,
+        max_replicas=2,
+        downscale_delay=1,
+    )
+
+    def num_running() -> int:
+        (deployed,) = serve.status().applications["streams"].deployments.values()
+        return deployed.replica_states.get("RUNNING", 0)
 
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     with connected(cluster.address), ExitStack() as stack:
-        where = {"host": "127.0.0.1", "port": port}
-        serve.start(proxy_location="HeadOnly", http_options=where)
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         stack.callback(serve.shutdown)
-        deploy(2)
+        serve.run(application(settings, NO_KEYS), name="streams", route_prefix="/")
 
-        # A client on each
-        clients = list[Client]()
-        while len(clients) < 2:
-            client = stack.enter_context(client_of(port))
-            client.speak(pcm())
-            if is_heard(client):
-                clients.append(client)
+        # More connections than one replica should have
+        clients = [stack.enter_context(client_of(port))]
+        assert begins(clients[0])
+        with ExitStack() as waiting:
+            for _ in range(4):
+                waiting.enter_context(client_of(port))
+            until(lambda: num_running() == 2, PATIENCE)
+            clients.append(stack.enter_context(client_of(port)))  # with the one that has fewer
+            assert begins(clients[1])
 
-        deploy(1)
+        # Few enough for one
         moved, code = closed_first(clients)
         clients.remove(moved)
         assert code == 1012
         assert text_of(clients[0]) == expected[CLIP]
+        until(lambda: num_running() == 1, PATIENCE)
         assert spoken(port, CLIP) == expected[CLIP]
 
 
