@@ -186,11 +186,13 @@ class Archive:
         workers = plan_workers(job.model["device"], job.model["threads"])
 
         # Deal the recordings into batches, and say what each worker runs on
-        rows = batch_rows(len(self.todo), workers, job.model.get("batch_size", 1))
+        places = job.model["batch_size"] or ("auto" if workers.num_gpus else 1)
+        rows = batch_rows(len(self.todo), workers, places)
         self.place.write(TODO, to_parquet(dealt(self.todo, rows)))
         model = job.model | {
             "device": "cuda" if workers.num_gpus else "cpu",
             "threads": workers.threads,
+            "batch_size": places,
         }
 
         # Let workers transcribe them
