@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +47,7 @@ def serving(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
             process.send_signal(signal.SIGINT)
 
 
-def processor_seconds(parent: int) -> Counter[str]:
+def processor_seconds(parent: int) -> dict[str, float]:
     """Return the processor time of a server's processes so far, by what they are."""
     command = ["ps", "-eo", "pid,ppid,args"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -56,13 +55,14 @@ def processor_seconds(parent: int) -> Counter[str]:
     below = {parent}
     while more := {int(pid) for pid, above, _ in found if int(above) in below} - below:
         below |= more
-    spent = Counter[str]()
+    spent = dict[str, float]()
     for pid, _, args in found:
-        name = next((PROCESSES[each] for each in PROCESSES if args.startswith(each)), "")
+        program = args.split()[0].rpartition("/")[2]
+        name = next((PROCESSES[each] for each in PROCESSES if program.startswith(each)), "")
         name = "serve" if int(pid) == parent else name
         if name and int(pid) in below:
             fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-            spent[name] += (int(fields[11]) + int(fields[12])) / TICKS
+            spent[name] = spent.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
     return spent
 
 
@@ -74,13 +74,14 @@ def measure(streams: int, *options: str, **environment: str) -> dict[str, object
         target = Target(f"ws://127.0.0.1:{port}/v1/realtime", "vllm", "tiny")
         before = processor_seconds(process.pid)
         sessions: list[Session] = speak_together(target, [sound], streams, 1)
-        spent = processor_seconds(process.pid) - before
+        after = processor_seconds(process.pid)
     if errors := [each.error for each in sessions if each.error]:
         raise SystemExit(f"clients failed: {errors[0]}")
     return {
         "streams": streams,
         "milliseconds_a_stream_second": {
-            name: round(1000 * value / streams / seconds, 2) for name, value in spent.items()
+            name: round(1000 * (value - before.get(name, 0.0)) / streams / seconds, 2)
+            for name, value in after.items()
         },
         "last_word_ms": sorted(round(1000 * (each.last_word or 0)) for each in sessions),
         "texts": len({each.text for each in sessions}),
@@ -93,7 +94,7 @@ def main(
 ) -> None:
     """Measure the plain server, Ray's proxy, and HAProxy in its place."""
     slots = ("--slots", str(streams), "--threads", str(os.cpu_count() or 1))
-    found = {
+    found: dict[str, object] = {
         "plain": measure(streams, *slots),
         "ray": measure(streams, *slots, "--engine", "ray"),
         "ray, HAProxy": measure(streams, *slots, "--engine", "ray", RAY_SERVE_ENABLE_HA_PROXY="1"),

@@ -37,6 +37,7 @@ def serve_replicas(
         from ..cluster.serving import serve_streams
         from ..cluster.streams import Settings
 
+    # All that a replica must know; the number of them depends on the cluster
     model = model_elsewhere(asked.artifact)
     name = asked.model_name or name_of(Path(model))
     settings = partial(
@@ -55,6 +56,8 @@ def serve_replicas(
         most_seconds=asked.most_seconds,
         drain=asked.drain,
     )
+
+    # Serve it
     shown = {"https": False, "model": name, "page": False, "opens": False}
     serve_streams(
         settings,

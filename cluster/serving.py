@@ -20,7 +20,7 @@ from ..server.serving import listen
 from .archive import plan_workers
 from .rows import Failure
 from .session import HERE, connected, ray
-from .streams import GRACE_SECONDS, RayServeException, Settings, application, serve
+from .streams import GRACE_SECONDS, Settings, application, serve
 
 NAME = "voxtral-onnx"  # of the application
 LOOK_SECONDS = 2.0  # between looks at whether it is there
@@ -154,7 +154,7 @@ def _require_there() -> None:
     """
     try:
         lost = "" if NAME in serve.status().applications else "somebody has deleted it"
-    except (ray.exceptions.RayError, RayServeException) as error:
+    except (ray.exceptions.RayError, serve.exceptions.RayServeException) as error:
         lost = " ".join(str(error).split())[:200]
     if lost:
         raise DeviceError(f"Ray: the application {NAME} has ended ({lost}); start serve again")

@@ -45,6 +45,8 @@ def connected(address: str) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
+
+        # Connect
         is_main = threading.current_thread() is threading.main_thread()
         on_term = signal.getsignal(signal.SIGTERM)
         try:
@@ -62,6 +64,8 @@ def connected(address: str) -> Iterator[None]:
         finally:
             if is_main:  # which Ray sets
                 signal.signal(signal.SIGTERM, on_term)
+
+        # Let it be used
         try:
             yield
         finally:

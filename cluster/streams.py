@@ -33,14 +33,16 @@ from .session import ray
 
 with warnings.catch_warnings():  # of packages that it is made of
     warnings.simplefilter("ignore", DeprecationWarning)
-    from ray import serve
-    from ray.serve.exceptions import RayServeException  # noqa: F401
+    from ray import serve as ray_serve
 
+serve: Any = ray_serve
 LOOK_SECONDS = 0.2  # between looks at whether Ray ends a replica
 LEAST_MARGIN = 16  # connections that a replica takes beyond its slots, at least
 UPSCALE_SECONDS = 10.0  # that streams must be too many for the replicas
+LOOK_BACK_SECONDS = 15.0  # over which their number is averaged
 TARGET = 0.75  # of a replica's slots, beyond which another one is started
 GRACE_SECONDS = 15.0  # that Ray waits beyond a drain, before it kills a replica
+HAS_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"  # it chooses replicas itself
 ROUTER = "voxtral_onnx.cluster.router.FewestConnections"
 MOST_STARTS = 3  # that may fail, of replicas of a new application
 
@@ -105,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "target_ongoing_requests": max(1.0, TARGET * slots),
                 "upscale_delay_s": UPSCALE_SECONDS,
                 "downscale_delay_s": self.downscale_delay,
-                "look_back_period_s": UPSCALE_SECONDS,
+                "look_back_period_s": LOOK_BACK_SECONDS,
             }
         }
 
@@ -220,7 +222,7 @@ def application(settings: Settings, keys: ApiKeys) -> Any:
         graceful_shutdown_timeout_s=settings.drain + LAST_SECONDS + GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=LOOK_SECONDS,
         max_constructor_retry_count=MOST_STARTS,
-        request_router_config={"request_router_class": ROUTER},
+        **({} if HAS_HAPROXY else {"request_router_config": {"request_router_class": ROUTER}}),
         **settings.scaling(),
     )
     return deployed.bind(settings, keys)

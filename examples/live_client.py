@@ -27,7 +27,7 @@ LOST, FAILED, MOVE, FULL = 1006, 1011, 1012, 1013
 
 
 class Speech:
-    """What is spoken: pieces of sound as a microphone brings them, all of which are kept."""
+    """Sound in pieces, as a microphone brings them, all of which are kept."""
 
     def __init__(self, sound: bytes, rate: int):
         size = 2 * round(PIECE_SECONDS * rate)

@@ -9,7 +9,7 @@ from typing import Any
 
 import soundfile
 from support.commands import CLIP
-from websockets.sync.client import ClientConnection
+from websockets.sync.connection import Connection
 
 RATE = 16_000
 UPDATE, APPEND, COMMIT = (
@@ -29,7 +29,7 @@ def pcm(path: Path = CLIP) -> bytes:
 class Client:
     """A client with a connection."""
 
-    def __init__(self, socket: ClientConnection, patience: float = 20):
+    def __init__(self, socket: Connection, patience: float = 20):
         self.socket, self.patience = socket, patience
 
     def send(self, kind: str, **fields: Any) -> None:
