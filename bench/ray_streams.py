@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -20,13 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import harness
 import soundfile
 import typer
 from realtime_client import PIECE_SECONDS, Session, Target, speak_together
 
-HERE = Path(__file__).parent
-CLIP = HERE.parent / "assets" / "tiny" / "samples" / "long-mixed.wav"
-RESULTS = HERE / "results" / "ray_streams.json"
+CLIP = harness.ROOT / "assets" / "tiny" / "samples" / "long-mixed.wav"
 PROCESSES = {"ray::ProxyActor": "proxy", "ray::ServeReplica": "replica", "haproxy": "haproxy"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,7 +38,7 @@ def serving(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
     ) as process:
         try:
             assert process.stdout
-            found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())
+            found = re.fullmatch(r"http://\S+:(\d+)/\n", process.stdout.readline())
             assert found, "serve does not start"
             yield process, int(found[1])
         finally:
@@ -90,20 +88,21 @@ def measure(streams: int, *options: str, **environment: str) -> dict[str, object
 
 def main(
     streams: Annotated[int, typer.Option(help="Clients at a time.", min=1)] = 8,
-    out: Annotated[Path, typer.Option(help="Results file to write.")] = RESULTS,
+    out: harness.Out = harness.RESULTS / "ray_streams.json",
 ) -> None:
     """Measure the plain server, Ray's proxy, and HAProxy in its place."""
     slots = ("--slots", str(streams), "--threads", str(os.cpu_count() or 1))
     found: dict[str, object] = {
         "plain": measure(streams, *slots),
         "ray": measure(streams, *slots, "--engine", "ray"),
-        "ray, HAProxy": measure(streams, *slots, "--engine", "ray", RAY_SERVE_ENABLE_HA_PROXY="1"),
     }
-    results = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    results |= {"load": os.getloadavg()[1], "messages_a_second": 1 / PIECE_SECONDS}
-    out.write_text(json.dumps({**results, "servers": found}, indent=1) + "\n")
+    slots += ("--host", "0.0.0.0", "--insecure")  # where HAProxy listens in any case
+    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
+    found["ray, HAProxy"] = measure(streams, *slots, "--engine", "ray", **environment)
+    head = harness.describe("processor time of a second of a live stream", "ray", "onnxruntime")
+    harness.write(out, {**head, "messages_a_second": 1 / PIECE_SECONDS, "servers": found})
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -12,15 +12,13 @@ how much room is needed. Writes results/stream_arrivals.json, and prints docs/ar
 from __future__ import annotations
 
 import heapq
-import json
 import random
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
+import harness
 import typer
 
-RESULTS = Path(__file__).parent / "results" / "stream_arrivals.json"
 STREAMS = 10_000  # on average
 SLOTS = 128  # of a replica
 REPLICAS_A_MACHINE = 8
@@ -173,7 +171,7 @@ CASES = (
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Results file to write.")] = RESULTS,
+    out: harness.Out = harness.RESULTS / "stream_arrivals.json",
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
 ) -> None:
     """Run all cases."""
@@ -191,8 +189,9 @@ def main(
             f"{outcome.given_up} | {outcome.wait_p99} / {outcome.wait_most} s |",
             flush=True,
         )
-    out.write_text(json.dumps({"seed": seed, "cases": found}, indent=1) + "\n")
+    head = harness.describe("a simulation of live streams; nothing is measured")
+    harness.write(out, {**head, "seed": seed, "cases": found})
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -20,9 +20,10 @@ from ..server.serving import listen
 from .archive import plan_workers
 from .rows import Failure
 from .session import HERE, connected, ray
-from .streams import GRACE_SECONDS, Settings, application, serve
+from .streams import GRACE_SECONDS, HAS_HAPROXY, Settings, application, serve
 
 NAME = "voxtral-onnx"  # of the application
+ANYWHERE = ("0.0.0.0", "::")
 LOOK_SECONDS = 2.0  # between looks at whether it is there
 ENDING_SECONDS = 30.0  # that Ray itself needs in the end, beyond the drain
 _OUR_ERROR = re.compile(r"voxtral_onnx\.errors\.(\w+): (.*)")
@@ -60,6 +61,11 @@ def serve_streams(
         VoxtralOnnxError: a replica cannot open the model.
     """
     host, port = listening
+    if HAS_HAPROXY and host not in ANYWHERE:
+        raise UsageError(
+            f"--host {host}: Ray's HAProxy ($RAY_SERVE_ENABLE_HA_PROXY) listens on all addresses; "
+            "say --host 0.0.0.0, and give a key"
+        )
     if address and port == 0:
         raise UsageError("--port 0: all machines of a cluster listen on the same; name one")
     if not address:
