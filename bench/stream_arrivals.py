@@ -41,7 +41,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What clients met, from a minute before the event on."""
+    """Counts of what clients met, from a minute before the event on."""
 
     come: int = 0
     refused: int = 0  # at least once
