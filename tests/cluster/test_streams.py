@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.commands import CLIP, SAMPLES
+from support.commands import CLIP, SAMPLES, Result
 from support.servers import Serving, serving, until
 from support.vllm_client import COMMIT, UPDATE, Client, pcm
 from websockets.exceptions import ConnectionClosed
@@ -154,6 +154,20 @@ def test_all_are_told_to_move_at_the_end(server, expected):
         assert deltas and expected[CLIP].rstrip().endswith("".join(deltas).rstrip()), deltas
         assert server.process.wait(PATIENCE) == 143
     assert "Traceback" not in server.said.read_text()
+
+
+def test_replicas_that_cannot_start(tmp_path):
+    """The error of one is that of the command."""
+    command = [sys.executable, "-m", "voxtral_onnx", "serve", str(tmp_path / "nothing")]
+    done = subprocess.run(
+        [*command, "--engine", "ray", "--port", "0"],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=PATIENCE,
+    )
+    result = Result(done.returncode, done.stdout, done.stderr)
+    result.assert_refused(4, "nothing: no such folder")
 
 
 def test_replicas_follow_the_streams(cluster, tiny_artifact, expected):
