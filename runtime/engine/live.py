@@ -19,10 +19,10 @@ import numpy as np
 
 from ...errors import DeviceError
 from ..model import LoadedModel
-from .live_encoder import LiveEncoder
+from .encoders.live_encoder import LiveEncoder
+from .encoders.samples import CATCH_UP
 from .recording import Recording
 
-CATCH_UP = 16  # tokens that a call may take of all streams together that catch up
 FORGET = 0.8  # of what a call has taken stays known when later ones take less
 LEAST_PAUSE = 0.01  # seconds from one tick to the next
 REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts

@@ -9,8 +9,9 @@ import pytest
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.engine import live
+from voxtral_onnx.runtime.engine.encoders.per_slot import EncoderPerSlot
+from voxtral_onnx.runtime.engine.encoders.samples import MOST_TOKENS
 from voxtral_onnx.runtime.engine.live import CATCH_UP, LiveRecording, Ticker
-from voxtral_onnx.runtime.engine.live_encoder import MOST_TOKENS, EncoderPerSlot
 from voxtral_onnx.runtime.engine.recording import Prefix
 from voxtral_onnx.runtime.stream import silent_start
 
