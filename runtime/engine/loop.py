@@ -89,6 +89,7 @@ class EngineLoop:
         self._failure: Failure | None = None  # that has ended the loop
         self._ending: Failure | None = None  # the same, or that it was closed
         self._checked = perf_counter()
+        self._num_encoded = 0  # ticks, when slots were given their embeddings last
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
         # Start the threads
@@ -367,6 +368,7 @@ class EngineLoop:
             recording.events.put(Failure(recording, recording.error))
         self._failed.clear()
         self._pool.settle()
+        self._num_encoded = self.ticker.num_encoded if self.ticker else 0
 
     def _drop(self, recording: Recording) -> None:
         """Encode no more of a recording."""
@@ -400,8 +402,8 @@ class EngineLoop:
                 self.work.decode += perf_counter() - began
                 self.work.steps += 1
                 self.work.positions += count
-        if self.ticker and not self._pool.num_live_ready:
-            self.ticker.note_decoded()
+        if self.ticker:
+            self.ticker.note_step(self._num_encoded, is_idle=not self._pool.num_live_ready)
         return has_stepped
 
     def _take(self, event: Burst | End) -> None:

@@ -55,7 +55,7 @@ class Clocked:
         if chosen:
             self.ticker.note_encoded()
         self.now += seconds
-        self.ticker.note_decoded()
+        self.ticker.note_step(self.ticker.num_encoded, is_idle=True)
         return [
             (len(chosen[each]) - len(self._around)) // 1280 if each in chosen else 0
             for each in self.recordings
