@@ -74,7 +74,7 @@ test-clients: $(VENV)/dev.stamp $(VENV_CLIENTS)/dev.stamp  ## let voice agents' 
 $(VENV_RAY)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV_RAY)
 	$(VENV_RAY)/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch>=2.13,<2.14'
-	$(VENV_RAY)/bin/pip install --quiet -e '.[cpu,export,trace,ray,serve,dev]' 'moto[server,s3]>=5,<6'
+	$(VENV_RAY)/bin/pip install --quiet -e '.[cpu,export,trace,ray,serve,dev]' 'moto[server,s3]>=5,<6' kubernetes-validate
 	$(VENV_RAY)/bin/python $(LINK_PACKAGE)
 	touch $@
 

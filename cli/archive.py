@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,20 @@ import typer
 
 from ..errors import UsageError, VoxtralOnnxError
 from ..escaping import quoted
+from .clusters import INSTALL, check_device, model_elsewhere
 from .exit_codes import SOME_FAILED
 from .files import say_others
 from .journals import NOT_IN_JOURNAL
 from .packages import require_extra
 from .progress import progress_line
 from .screen import LiveScreen
+from .streams import claim_stdout
 from .terminal import format_time, info, print_error, stderr, write_line
 from .values import split_names
 
 if TYPE_CHECKING:
     from ..cluster.worker import Done
 
-INSTALL = "'voxtral-onnx[ray,cpu]', or [ray,gpu] on machines with CUDA"
-DEVICES = ("auto", "cpu", "cuda")
 LINE_SECONDS = 60.0  # between lines on the progress, where no status line is drawn
 
 
@@ -87,6 +86,7 @@ def transcribe_archive(
     """
     with require_extra("--engine ray", INSTALL):
         from ..cluster.archive import Archive, model_settings, plan_workers
+        from ..cluster.hold import held
         from ..cluster.manifest import list_recordings
         from ..cluster.place import Place
         from ..cluster.rows import TABLES
@@ -94,6 +94,7 @@ def transcribe_archive(
         from ..cluster.worker import Job
 
     # Find the recordings that are to be done
+    claim_stdout(is_only_place=False)
     options = _for_workers(options)
     failed = list[VoxtralOnnxError]()
 
@@ -106,20 +107,22 @@ def transcribe_archive(
     archive = Archive(Place(place.name), table, place.table)
     texts = {name: value for name, value in options.items() if name not in NOT_IN_JOURNAL}
     facts = {"sound": sound, "split": split, "formats": sorted(place.formats)}
-    todo = archive.begin(texts | model_settings(options["model"]) | facts)
-    if done := len(table) - todo:
-        info(f"{done} done before, in {archive.place.at('work/rows')}; {todo} to do")
+    with held(archive.place):
+        todo = archive.begin(texts | model_settings(options["model"]) | facts)
+        if done := len(table) - todo:
+            info(f"{done} done before, in {archive.place.at('work/rows')}; {todo} to do")
 
-    # Do them, and gather the rows
-    if todo:
-        with connected(place.address or HERE):
-            workers = plan_workers(options["device"], options["threads"])
-            info(f"Ray: {workers.where}")
-            job = Job(archive.place, options, sound, split, place.formats)
-            with ArchiveScreen(todo, sum(archive.todo["size"].to_pylist())) as screen:
-                archive.run(job, screen.take, screen.info)
+        # Do them, and gather the rows
+        if todo:
+            with connected(place.address or HERE):
+                workers = plan_workers(options["device"], options["threads"])
+                count = f"{workers.count} worker{'s' * (workers.count != 1)}"
+                info(f"Ray: {count}, each with {workers.each}")
+                job = Job(archive.place, options, sound, split, place.formats)
+                with ArchiveScreen(todo, sum(archive.todo["size"].to_pylist())) as screen:
+                    archive.run(job, screen.take, screen.info)
+        failures = archive.end() if len(table) else []
     if len(table):
-        failures = archive.end()
         failed += [each.error() for each in failures]
         write_line(archive.place.at(TABLES[place.table]))
         told = f"{len(table) - len(failures)} of {len(table)} files transcribed"
@@ -135,15 +138,8 @@ def _for_workers(options: dict[str, Any]) -> dict[str, Any]:
         ArtifactError: no model is named.
         UsageError: a device that Ray does not hand out.
     """
-    from ..runtime.locate import ENVIRONMENT_VARIABLE, find_artifact
-
-    if options["device"] not in DEVICES:
-        raise UsageError(
-            f"--device {options['device']}: with --engine ray expected one of "
-            f"{', '.join(DEVICES)}; Ray gives each worker a device of its own"
-        )
-    model = options["model"] or os.environ.get(ENVIRONMENT_VARIABLE) or str(find_artifact())
-    paths = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
+    check_device(options["device"])
+    paths = {"model": model_elsewhere(options["model"])}
     for name in ("prepacked", "vad"):
         value = options[name]
         paths[name] = str(value.absolute()) if isinstance(value, Path) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import UsageError
 from . import options, serve_options
 
 
@@ -25,6 +26,10 @@ def serve(
     slots: serve_options.Slots = "auto",
     tick: serve_options.Tick = 80,
     context: options.Context = 1024,
+    threads: options.Threads = None,
+    engine: serve_options.ServedEngine = "local",
+    replicas: serve_options.Replicas = None,
+    address: options.Address = None,
     api_key: serve_options.ApiKey = None,
     api_key_file: serve_options.ApiKeyFile = None,
     insecure: serve_options.Insecure = False,
@@ -35,45 +40,40 @@ def serve(
 
     For the API the model runs here. Ctrl-C ends it when the recordings that it has are done.
     """
-    from contextlib import ExitStack
-    from functools import partial
-
-    from . import serving
-    from .models import find_model
-    from .packages import require_extra
+    from .replicas import serve_replicas
+    from .serving import Served, find_keys, serve_here
     from .streams import claim_stdout
     from .values import REQUEST_LIMITS, split_names
 
-    with require_extra("serve", serving.INSTALL):
-        from ..server.app import build_app
-        from ..server.page.files import PRECISIONS
-        from ..server.serving import listen
-        from ..server.serving import serve as run_server
-
-    # Find the artifact and the keys, and take the port: checking a large artifact takes a while
-    serving.check_parts(page_only, api_only, wyoming, insecure=insecure)
+    # Check the parts and the keys before a model is looked for
+    asked = Served(
+        artifact=artifact,
+        precisions=split_names(precision),
+        model_name=model_name,
+        offline=offline,
+        devices=split_names(device) or [],
+        threads=threads,
+        engine={"slots": slots, "tick_ms": tick, "context": context},
+        has_page=not api_only,
+        has_api=not page_only,
+        host=host,
+        port=port,
+        https=https,
+        opens=not no_open,
+        wyoming=wyoming,
+        allowed_artifacts=allow_artifacts or (),
+        allowed_hosts=(host, *(allowed_host or ())),
+        allowed_origins=allowed_origin or (),
+        dialect=realtime_dialect,
+        limits=limits or REQUEST_LIMITS,
+        drain=drain,
+    )
+    asked.check(insecure=insecure)
+    keys = find_keys(page_only, host, api_key, api_key_file, insecure=insecure)
     claim_stdout(is_only_place=False)
-    names, most = split_names(precision), limits or REQUEST_LIMITS
-    keys = serving.find_keys(page_only, host, api_key, api_key_file, insecure=insecure)
-    folder = find_model(artifact, names or list(PRECISIONS[:1]), offline)
-    with ExitStack() as stack:
-        listening = stack.enter_context(listen(host, port))
-        beside = wyoming and stack.enter_context(listen(*wyoming, option="--wyoming"))
-        site = None if api_only else serving.find_site(folder, names, allow_artifacts or ())
-
-        # Load the model, and serve until Ctrl-C
-        engines = lack = None
-        if not page_only:
-            engine = {"slots": slots, "tick_ms": tick, "context": context}
-            engine |= {"is_needed": bool(api_only or wyoming), "most_seconds": 3600 * most["audio"]}
-            opened = serving.open_engines(folder, split_names(device) or [], names, **engine)
-            engines, lack = stack.enter_context(opened)
-        name, hosts = model_name or serving.name_of(folder), (host, *(allowed_host or ()))
-        access = {"keys": keys, "allowed_hosts": hosts, "allowed_origins": allowed_origin or ()}
-        rules = {**access, "limits": serving.request_limits(most), "dialect": realtime_dialect}
-        app = build_app(engines, site, model_name=name, lack=lack, **rules)
-        shown = {"https": https, "model": name if engines else None, "page": not api_only}
-        says = partial(serving.announce, host, **shown, opens=not no_open)
-        times = {"drain_seconds": drain, "header_seconds": most["header"]}
-        others = {"wyoming": serving.wyoming_server(engines, name, beside), **times}
-        run_server(app, listening, engines=engines, https=https, on_ready=says, **others)
+    if engine == "ray":
+        serve_replicas(asked, keys, replicas, address)
+    elif replicas or address:
+        raise UsageError("--replicas and --address are of a cluster: add --engine ray")
+    else:
+        serve_here(asked, keys)

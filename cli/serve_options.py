@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .options import DEVICE, MODEL, _flag, _value
-from .values import address, batch_size, limits_of, realtime_dialect
+from .values import address, batch_size, engine, limits_of, realtime_dialect, replicas
 
 SAFETY = "Safety"
 
@@ -18,8 +18,8 @@ ServedPrecisions = Annotated[
         MODEL,
         "--precision",
         "NAMES",
-        "The first is for the API, all are for browsers.",
-        "those it has",
+        "First for the API, all for browsers.",
+        False,
     ),
 ]
 ModelName = Annotated[
@@ -28,8 +28,8 @@ ModelName = Annotated[
         MODEL,
         "--model-name",
         "NAME",
-        "What clients of the API call the model.",
-        "the artifact's",
+        "What clients call the model.",
+        False,
     ),
 ]
 RealtimeDialect = Annotated[
@@ -38,7 +38,8 @@ RealtimeDialect = Annotated[
         MODEL,
         "--realtime-dialect",
         "NAME",
-        "Of /v1/realtime: openai or vllm; auto lets each client's first message tell.",
+        "Of /v1/realtime: auto, openai, vllm.",
+        False,
         parser=realtime_dialect,
     ),
 ]
@@ -57,13 +58,30 @@ Slots = Annotated[
         DEVICE,
         "--slots",
         "N",
-        "Recordings and streams that are decoded together.",
+        "Recordings and streams at a time.",
         parser=batch_size,
     ),
 ]
 Tick = Annotated[
     int,
     _value(DEVICE, "--tick", "MS", "80, or 160 for more live streams."),
+]
+ServedEngine = Annotated[
+    str,
+    _value(
+        DEVICE, "--engine", "NAME", "local, or ray: replicas on a cluster.", False, parser=engine
+    ),
+]
+Replicas = Annotated[
+    Any,
+    _value(
+        DEVICE,
+        "--replicas",
+        "N",
+        "Of ray; 2-8: as many as streams need.",
+        False,
+        parser=replicas,
+    ),
 ]
 Wyoming = Annotated[
     Any,

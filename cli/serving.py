@@ -10,12 +10,14 @@ import threading
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError, UsageError
 from ..limits import MB
-from .models import open_transcriber
+from .models import find_model, open_transcriber
 from .packages import require_extra
 from .progress import StatusSpinner
 from .streams import is_taken_by_stdout
@@ -36,28 +38,117 @@ ANYWHERE = ("0.0.0.0", "::")
 ELSEWHERE = ("192.0.2.1", 9)
 
 
-def check_parts(
-    page_only: bool, api_only: bool, wyoming: tuple[str, int] | None, *, insecure: bool
-) -> None:
-    """Refuse parts of the server that exclude each other, or that others could use without a key.
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """All that `serve` is asked for, besides keys."""
+
+    artifact: str | None
+    precisions: list[str] | None
+    model_name: str | None
+    offline: bool
+    devices: list[str]
+    threads: int | None
+    engine: dict[str, Any]  # options of `Engine`
+    has_page: bool
+    has_api: bool
+    host: str
+    port: int
+    https: bool
+    opens: bool  # the page, in a browser
+    wyoming: tuple[str, int] | None
+    allowed_artifacts: Sequence[str]
+    allowed_hosts: Sequence[str]
+    allowed_origins: Sequence[str]
+    dialect: str
+    limits: Mapping[str, float]  # as `values.REQUEST_LIMITS`
+    drain: float
+
+    @property
+    def most_seconds(self) -> float:
+        """Return how long a recording may be."""
+        return 3600 * self.limits["audio"]
+
+    def check(self, *, insecure: bool) -> None:
+        """Refuse parts that exclude each other, or that others could use without a key.
+
+        Args:
+            insecure: whether the user has said that no keys are needed.
+
+        Raises:
+            DeviceError: a package is missing.
+            UsageError: there are some.
+        """
+        with require_extra("serve", INSTALL):
+            from ..server.guard.access import require_local
+
+        if not (self.has_page or self.has_api):
+            raise UsageError(
+                "--page-only and --api-only exclude each other; without, both are served"
+            )
+        if self.wyoming and not self.has_api:
+            raise UsageError("--wyoming needs the model, which --page-only does not load")
+        if self.wyoming:
+            require_local(self.wyoming[0], "--wyoming", insecure=insecure)
+
+
+def serve_here(asked: Served, keys: ApiKeys) -> None:
+    """Serve in this process, until Ctrl-C.
 
     Args:
-        page_only: whether the page alone is served.
-        api_only: whether the API alone is.
-        wyoming: host and port of Home Assistant's protocol, if it is served.
-        insecure: whether the user has said that no keys are needed.
+        asked: what is served.
+        keys: of the API.
 
     Raises:
-        UsageError: there are some.
+        VoxtralOnnxError: it cannot be served, or an engine has failed.
     """
-    from ..server.guard.access import require_local
+    with require_extra("serve", INSTALL):
+        from ..server.app import build_app
+        from ..server.page.files import PRECISIONS
+        from ..server.serving import listen, serve
 
-    if page_only and api_only:
-        raise UsageError("--page-only and --api-only exclude each other; without, both are served")
-    if page_only and wyoming:
-        raise UsageError("--wyoming needs the model, which --page-only does not load")
-    if wyoming:
-        require_local(wyoming[0], "--wyoming", insecure=insecure)
+    # Find the artifact, and take the port: checking a large artifact takes a while
+    names = asked.precisions
+    folder = find_model(asked.artifact, names or list(PRECISIONS[:1]), asked.offline)
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen(asked.host, asked.port))
+        beside = None
+        if asked.wyoming:
+            beside = stack.enter_context(listen(*asked.wyoming, option="--wyoming"))
+        site = find_site(folder, names, asked.allowed_artifacts) if asked.has_page else None
+
+        # Load the model
+        engines = lack = None
+        if asked.has_api:
+            is_needed = not asked.has_page or bool(asked.wyoming)
+            more = {"is_needed": is_needed, "most_seconds": asked.most_seconds}
+            more |= {"threads": asked.threads, **asked.engine}
+            opened = open_engines(folder, asked.devices, names, **more)
+            engines, lack = stack.enter_context(opened)
+
+        # Serve it
+        name = asked.model_name or name_of(folder)
+        app = build_app(
+            engines,
+            site,
+            model_name=name,
+            keys=keys,
+            allowed_hosts=asked.allowed_hosts,
+            allowed_origins=asked.allowed_origins,
+            limits=request_limits(asked.limits),
+            dialect=asked.dialect,
+            lack=lack,
+        )
+        shown = {"https": asked.https, "model": name if engines else None, "page": asked.has_page}
+        serve(
+            app,
+            listening,
+            engines=engines,
+            wyoming=wyoming_server(engines, name, beside),
+            https=asked.https,
+            drain_seconds=asked.drain,
+            header_seconds=asked.limits["header"],
+            on_ready=partial(announce, asked.host, **shown, opens=asked.opens),
+        )
 
 
 def wyoming_server(
@@ -147,6 +238,7 @@ def open_engines(
     *,
     is_needed: bool,
     most_seconds: float,
+    threads: int | None,
     **options: Any,
 ) -> Iterator[tuple[Engines | None, str | None]]:
     """Load an artifact on each device, and give the engines, or why there are none.
@@ -157,6 +249,7 @@ def open_engines(
         precisions: of which the first runs; None for the artifact's first.
         is_needed: whether a lack of them is an error; it is too if a device was named.
         most_seconds: of a recording.
+        threads: of the CPU; None for one on each core.
         options: of `Engine`.
 
     Raises:
@@ -170,7 +263,7 @@ def open_engines(
     if twice := {each for each in devices if list(devices).count(each) > 1}:
         raise UsageError(f"--device: {', '.join(sorted(twice))} is named twice; name each once")
     loading = {"precision": precisions and precisions[0], "offline": True}
-    loading["context"] = options["context"]
+    loading |= {"context": options["context"], "threads": threads}
 
     # Load
     with ExitStack() as stack:

@@ -31,7 +31,7 @@ def transcribe(
     device: options.Device = "auto",
     allow_fallback: options.AllowFallback = False,
     threads: options.Threads = None,
-    batch_size: options.BatchSize = 1,
+    batch_size: options.BatchSize = None,
     no_split: options.NoSplit = False,
     context: options.Context = 8192,
     prepacked: options.Prepacked = None,
@@ -57,12 +57,12 @@ def transcribe(
     model_options |= {"delay_ms": delay, "vad": vad_option(vad, vad_model), "context": context}
     model_options |= {"blank_guard": not no_blank_guard, "threads": threads, "device": device}
     model_options |= {"allow_fallback": allow_fallback, "prepacked": prepacked}
-    model_options |= {"batch_size": batch_size}
+    model_options |= {"batch_size": batch_size or 1}
     kind, split = "json" if as_json else output_format, not no_split
     if engine == "ray":
-        claim_stdout(is_only_place=False)
         place = find_place(kind, output_dir, address)
-        return transcribe_archive(audio, place, {"model": model, **model_options}, sound, split)
+        model_options |= {"model": model, "batch_size": batch_size}
+        return transcribe_archive(audio, place, model_options, sound, split)
     outputs = Outputs.choose(kind, output_dir)
     if address:
         raise UsageError("--address is that of a cluster: add --engine ray")

@@ -74,6 +74,21 @@ def engine(text: str) -> str:
     return text
 
 
+def replicas(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Return the least and the most replicas that `N` or `N-M` names; typer calls it.
+
+    Raises:
+        BadParameter: it names none.
+    """
+    if isinstance(text, tuple):
+        return text
+    found = re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", text.strip())
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= least <= most:
+        raise BadParameter(f"expected a number from 1 on, or a range as 2-8, got {quoted(text)}")
+    return least, most
+
+
 def output_folder(text: str | Path) -> str | Path:
     """Return a folder for outputs, or the address of one, such as s3://…; typer calls it."""
     return text if isinstance(text, str) and "://" in text else Path(text)

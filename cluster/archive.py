@@ -38,11 +38,10 @@ class Workers:
     num_gpus: int
 
     @property
-    def where(self) -> str:
-        """Return what they run on, for people."""
+    def each(self) -> str:
+        """Return what each of them runs on, for people."""
         cores = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        device = f"a GPU and {cores}" if self.num_gpus else cores
-        return f"{self.count} worker{'s' * (self.count != 1)}, each with {device}"
+        return f"a GPU and {cores}" if self.num_gpus else cores
 
 
 def plan_workers(device: str, threads: int | None) -> Workers:
@@ -187,11 +186,13 @@ class Archive:
         workers = plan_workers(job.model["device"], job.model["threads"])
 
         # Deal the recordings into batches, and say what each worker runs on
-        rows = batch_rows(len(self.todo), workers, job.model.get("batch_size", 1))
+        places = job.model["batch_size"] or ("auto" if workers.num_gpus else 1)
+        rows = batch_rows(len(self.todo), workers, places)
         self.place.write(TODO, to_parquet(dealt(self.todo, rows)))
         model = job.model | {
             "device": "cuda" if workers.num_gpus else "cpu",
             "threads": workers.threads,
+            "batch_size": places,
         }
 
         # Let workers transcribe them

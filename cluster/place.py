@@ -66,7 +66,7 @@ class Place:
         """
         self.name = name if is_address(name) else str(Path(name).absolute())
         self.system, self._base = open_system(name)
-        self._is_local = isinstance(self.system, fs.LocalFileSystem)
+        self.is_local = isinstance(self.system, fs.LocalFileSystem)
         self._made = set[str]()  # local folders
 
     def __reduce__(self) -> tuple[type[Place], tuple[str]]:
@@ -88,6 +88,18 @@ class Place:
         """
         with self._told(name, "read"):
             return self.system.get_file_info(self.file(name)).type == fs.FileType.File
+
+    def modified(self, name: str) -> float:
+        """Return when a file was written, in seconds, by the clock of what holds it.
+
+        Raises:
+            StorageError: it is not there, or the place cannot be read.
+        """
+        with self._told(name, "read"):
+            written = self.system.get_file_info(self.file(name)).mtime
+        if written is None:
+            raise StorageError(f"{self.at(name)}: is not there any more; run the same again")
+        return written.timestamp()
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the files in a folder; none if there is no such folder.
@@ -125,7 +137,7 @@ class Place:
         Raises:
             StorageError: the disk is full, or the place cannot be written.
         """
-        if self._is_local:
+        if self.is_local:
             path = Path(self.file(name))
             if str(path.parent) not in self._made:
                 with self._told(name, "written"):

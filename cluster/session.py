@@ -45,6 +45,8 @@ def connected(address: str) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
+
+        # Connect
         is_main = threading.current_thread() is threading.main_thread()
         on_term = signal.getsignal(signal.SIGTERM)
         try:
@@ -62,10 +64,14 @@ def connected(address: str) -> Iterator[None]:
         finally:
             if is_main:  # which Ray sets
                 signal.signal(signal.SIGTERM, on_term)
+
+        # Let it be used
         try:
             yield
         finally:
             ray.shutdown()
+            if is_main:  # again
+                signal.signal(signal.SIGTERM, on_term)
 
 
 def _require_answer(address: str) -> None:
@@ -85,7 +91,7 @@ def _quiet() -> Iterator[None]:
 
     It stands in the files of Ray's own log.
     """
-    names = ("ray", "ray.data")
+    names = ("ray", "ray.data", "ray.serve")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings(), redirect_stdout(_Nowhere()):
         for kind in (DeprecationWarning, FutureWarning):  # of its own functions

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from ..errors import DeviceError, UsageError
+from .drain import LAST_SECONDS, Drain
 from .engines import Engines
 from .guard.connections import (
     BACKLOG,
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
 PING_SECONDS = 20.0  # a client that does not answer within as much again has vanished
-LAST_SECONDS = 2.0  # for the answers to requests that are ended
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -138,8 +136,7 @@ class DrainingServer(uvicorn.Server):
     ):
         super().__init__(config)
         self.engines, self.drain_seconds, self._wyoming = engines, drain_seconds, wyoming
-        self._ends_at: float | None = None  # monotonic seconds
-        self._has_moved = False  # live connections were told to move
+        self._drain = Drain(engines, "another signal ends them now")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept clients."""
@@ -157,51 +154,16 @@ class DrainingServer(uvicorn.Server):
         """Begin to end at a first signal; end recordings at a second, and everything at a third."""
         self._captured_signals.append(sig)
         self.force_exit = self.should_exit
-        self._drain(self.drain_seconds if self._ends_at is None else 0.0)
+        self._drain.begin(0.0 if self._drain.has_begun else self.drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end now; called ten times a second."""
-        engines = self.engines
-        if engines and engines.failure and self._ends_at is None:
-            log.error("%s", engines.failure)
-            self._drain(self.drain_seconds)
-        if engines and self._ends_at is not None and not self._has_moved:
-            self._has_moved = True
-            self._tell_to_move(engines, self._ends_at)
-        num_open = engines.num_waited_for if engines else 0
-        if self._ends_at is not None and not (num_open and time.monotonic() < self._ends_at):
-            if engines and num_open:
-                await self._stop(engines)
+        if self.engines and self.engines.failure and not self._drain.has_begun:
+            log.error("%s", self.engines.failure)
+            self._drain.begin(self.drain_seconds)
+        if await self._drain.has_ended():
             # For downloads, and answers on their way
-            left = max(LAST_SECONDS, self._ends_at - time.monotonic())
+            left = max(LAST_SECONDS, self._drain.seconds_left)
             self.config.timeout_graceful_shutdown = math.ceil(left)
             self.should_exit = True
         return await super().on_tick(counter)
-
-    def _tell_to_move(self, engines: Engines, ends_at: float) -> None:
-        """Tell live clients that the server begins to end, and the log what it waits for."""
-        if engines.num_waited_for:
-            log.warning(
-                "recordings and live connections that are finished first: %d, in up to %.0f s; "
-                "another signal ends them now",
-                engines.num_waited_for,
-                max(0.0, ends_at - time.monotonic()),
-            )
-        for each in engines.live:
-            each.move()
-
-    async def _stop(self, engines: Engines) -> None:
-        """End all with an error, and let it reach live clients."""
-        log.warning(
-            "recordings and live connections that are ended with an error: %d",
-            engines.num_waited_for,
-        )
-        live = [asyncio.create_task(each.stopped()) for each in engines.live]
-        engines.stop()
-        if live:
-            await asyncio.wait(live, timeout=LAST_SECONDS)
-
-    def _drain(self, seconds: float) -> None:
-        self._ends_at = time.monotonic() + seconds
-        if self.engines:
-            self.engines.is_draining = True

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
-from support.commands import CLIP, TEXT
+from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.servers import COMMAND, TIMEOUT, serving, until
 
 from voxtral_onnx.cli import serving as announcing
@@ -20,6 +21,7 @@ from voxtral_onnx.runtime.engine.loop import EngineLoop
 from voxtral_onnx.server import serving as process
 from voxtral_onnx.server.app import build_app
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "live_client.py"
 API = ("--api-only", "--precision", "fp32", "--device", "cpu", "--slots", "4")
 
 
@@ -71,6 +73,24 @@ def test_recordings_that_take_too_long(tiny_artifact, long_recording, tmp_path, 
         assert server.process.wait(TIMEOUT) == 130
         said = server.said.read_text()
     assert "that are ended with an error: 1" in said and "Traceback" not in said
+
+
+def test_a_client_goes_on_with_another_server(tiny_artifact, tmp_path):
+    """The example's: it is told to move, finds nobody at first, and gets all of its text."""
+    clip = SAMPLES / "date-hibari.wav"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {"api": True, "ends": False}
+    with serving(tmp_path, tiny_artifact, tmp_path, *API, **options) as first:
+        url = f"ws://127.0.0.1:{first.port}/v1/realtime"
+        client = subprocess.Popen([sys.executable, EXAMPLE, url, str(clip)], **pipes)
+        assert client.stderr and client.stderr.read(4)  # its first words
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(TIMEOUT) == 143
+    port = ("--port", str(first.port))
+    with client, serving(tmp_path, tiny_artifact, tmp_path, *API, *port, api=True):
+        out, err = client.communicate(timeout=2 * TIMEOUT)
+    assert "connecting anew: code 1012" in err
+    assert out == TEXTS[clip.name] + "\n"
 
 
 def test_an_engine_that_dies_ends_it(new_api, monkeypatch):

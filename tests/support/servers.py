@@ -46,9 +46,9 @@ def page_app(artifact: Path, *, allowed_hosts=(), **options):
     return build_app(site=Site(artifact, **options), allowed_hosts=allowed_hosts)
 
 
-def until(holds: Callable[[], object]) -> None:
+def until(holds: Callable[[], object], seconds: float = TIMEOUT) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import soundfile
-from support.commands import CLIP, TEXT
+from support.commands import TEXT
 from support.servers import until
+from support.vllm_client import APPEND, COMMIT, RATE, UPDATE, Client, pcm
 from websockets.sync.client import connect
-
-from voxtral_onnx.server.realtime.vllm import APPEND, COMMIT, UPDATE
-
-RATE = 16_000
-
-
-def pcm(path=CLIP) -> bytes:
-    samples, rate = soundfile.read(path, dtype="int16")
-    assert rate == RATE
-    return samples.tobytes()
-
-
-class Client:
-    """A client of vLLM's, as its example is written."""
-
-    def __init__(self, socket):
-        self.socket = socket
-
-    def send(self, kind, **fields):
-        self.socket.send(json.dumps({"type": kind, **fields}))
-
-    def receive(self):
-        return json.loads(self.socket.recv(20))
-
-    def speak(self, sound: bytes, size: int = 2560):
-        for at in range(0, len(sound), size):
-            self.send(APPEND, audio=base64.b64encode(sound[at : at + size]).decode())
-
-    def until(self, kind: str) -> list[dict]:
-        events = [self.receive()]
-        while events[-1]["type"] != kind:
-            assert events[-1]["type"] != "error", events[-1]
-            events.append(self.receive())
-        return events
 
 
 @contextmanager
