@@ -144,9 +144,8 @@ def _for_workers(options: dict[str, Any]) -> dict[str, Any]:
         )
     model = options["model"] or os.environ.get(ENVIRONMENT_VARIABLE) or str(find_artifact())
     paths = {"model": str(Path(model).absolute()) if Path(model).is_dir() else model}
-    for name in ("prepacked", "vad"):
-        value = options[name]
-        paths[name] = str(value.absolute()) if isinstance(value, Path) else value
+    if isinstance(vad := options["vad"], Path):
+        paths["vad"] = str(vad.absolute())
     return options | paths
 
 

@@ -9,6 +9,7 @@ computes it: kernels round differently on others. It does not depend on the numb
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,8 @@ from .device.base import import_onnxruntime
 from .grid import EncoderGrid
 from .model import LoadedModel
 from .stream_state import StreamState, write_state
+
+_log = logging.getLogger(__name__)
 
 MOST_KEPT = 4  # files, those used last; each has 72 MB with the 4B model in q4
 _FLAGS = "flags", "Features"  # of instruction sets in /proc/cpuinfo, on x86 and on ARM
@@ -95,6 +98,7 @@ def _identity(model: LoadedModel, num_delay_tokens: int, grid: EncoderGrid | Non
 def _add(notes: list[str], note: str) -> None:
     if note not in notes:
         notes.append(note)
+        _log.info("%s", note)
 
 
 def _remove_old(folder: Path) -> None:
