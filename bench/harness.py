@@ -65,7 +65,7 @@ def describe(measured: str, *packages: str) -> dict[str, Any]:
         measured: what is measured, and its unit.
         packages: packages whose versions are added, of those that are installed.
     """
-    machine = describe_machine() | {"instructions": instructions()}
+    machine: dict[str, Any] = {**describe_machine(), "instructions": instructions()}
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
             machine["packages"][name] = metadata.version(name)
