@@ -69,7 +69,9 @@ def time_in_turn(calls: dict[str, Callable[[], object]], repeat: int) -> dict[st
             spent[name].append((perf_counter() - began, process_time() - busy))
     found = {}
     for name, pairs in spent.items():
-        clock, processor = ([1000 * seconds for seconds in each] for each in zip(*pairs))
+        clock, processor = (
+            [1000 * seconds for seconds in each] for each in zip(*pairs, strict=True)
+        )
         found[name] = {
             "min": round(min(clock), 1),
             "median": round(median(clock), 1),
