@@ -75,6 +75,7 @@ def second_moments(artifact: Path, recordings: list[Path]) -> dict[str, np.ndarr
         artifact: of the tiny checkpoint in float32.
         recordings: that are transcribed.
     """
+    # Make sessions that return the inputs, and calls that add them up
     inputs_of: dict[int, dict[str, str]] = {}  # by session: each weight's input
     sums, counts = dict[str, Any](), dict[str, int]()
 
@@ -112,6 +113,7 @@ def second_moments(artifact: Path, recordings: list[Path]) -> dict[str, np.ndarr
             counts[weight] = counts.get(weight, 0) + len(flat)
         return output
 
+    # Put these in the place of the package's own, and transcribe
     plain_open, cpu.Cpu.open = cpu.Cpu.open, open_session
     cpu.HostBinding.run, session._check_contract = run, lambda *arguments: None
     transcriber = load_transcriber(artifact)

@@ -24,7 +24,7 @@ import numpy as np
 import typer
 import wer
 from feedback import round_with_feedback, second_moments
-from quant_cases import TABLE, Case, is_linear, weight_errors, words_row
+from quant_cases import TABLE, Case, is_linear, tiny_error, words_row
 from quant_clips import DELAY_MS, FIRM, Tally, measure_clip
 from rich.progress import track
 from twin import PARAMS
@@ -248,7 +248,8 @@ def main(
         margins = np.concatenate([runs[case.name].margins for runs in found])
         drift = float(np.sqrt(np.mean((margins - expected)[narrow] ** 2)))
         texts = [[runs[FLOAT].text, runs[case.name].text] for runs in found]
-        row = {"name": case.name} | bytes_read(recipe) | weight_errors(recipe, checkpoint)
+        row = {"name": case.name} | bytes_read(recipe)
+        row["error_tiny"] = float(f"{tiny_error(load_recipe(recipe), checkpoint):.4g}")
         rows.append(
             row | tally.row() | {"narrow_drift": round(drift, 3)} | words_row(chosen, texts)
         )

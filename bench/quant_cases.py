@@ -12,8 +12,9 @@ import numpy as np
 import wer
 
 from voxtral_onnx.exporter.checkpoint.open import Checkpoint
+from voxtral_onnx.exporter.checkpoint.tensors import Tensor
 from voxtral_onnx.quant.blocks import dequantize_blockwise, quantize_blockwise
-from voxtral_onnx.quant.recipe import Rule, load_recipe
+from voxtral_onnx.quant.recipe import Recipe, Rule, load_recipe
 from voxtral_onnx.verification.evaluation.rates import SEED, interval, resample_rates
 
 TABLE = "language_model.embed_tokens"
@@ -51,24 +52,34 @@ def relative_error(weight: np.ndarray, rule: Rule) -> float:
     return float(np.linalg.norm(back - weight) / np.linalg.norm(weight))
 
 
-def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
-    """Return the relative rounding errors of a recipe, and its seconds per gigabyte.
+def tiny_error(recipe: Recipe, checkpoint: Checkpoint) -> float:
+    """Return the relative rounding error on tiny's weights, the root mean square over tensors."""
+    errors = [
+        relative_error(tensor.rows(), rule) if rule else 0.0
+        for tensor, rule in _rules_of(recipe, checkpoint).values()
+    ]
+    return float(np.sqrt(np.mean(np.square(errors))))
 
-    The error on tiny's weights is the root mean square over tensors. If one rule holds for all
-    layers, its errors on random weights and its speed are measured too.
-    """
-    recipe_ = load_recipe(recipe)
+
+def _rules_of(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, tuple[Tensor, Rule | None]]:
+    """Return each linear layer's weight and rule."""
     tensors = {name.removesuffix(".weight"): tensor for name, tensor in checkpoint.tensors.items()}
-    rules = {
-        name: recipe_.rule_for(name)
+    return {
+        name: (tensor, recipe.rule_for(name))
         for name, tensor in tensors.items()
         if is_linear(name, tensor.shape)
     }
-    errors = [
-        relative_error(tensors[name].rows(), rule) if rule else 0.0 for name, rule in rules.items()
-    ]
-    found = {"error_tiny": float(np.sqrt(np.mean(np.square(errors))))}
-    layers = {rule for name, rule in rules.items() if name != TABLE}
+
+
+def weight_errors(recipe: str, checkpoint: Checkpoint) -> dict[str, float]:
+    """Return the relative rounding errors of a recipe, and its seconds per gigabyte.
+
+    If one rule holds for all layers, its errors on random weights and its speed are measured too.
+    """
+    recipe_ = load_recipe(recipe)
+    found = {"error_tiny": tiny_error(recipe_, checkpoint)}
+    rules = _rules_of(recipe_, checkpoint)
+    layers = {rule for name, (_, rule) in rules.items() if name != TABLE}
     if len(layers) == 1:
         (rule,) = layers
         if rule is not None:
