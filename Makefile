@@ -94,8 +94,8 @@ docs: $(VENV)/dev.stamp  ## build the site of docs/ into build/site; a broken li
 fuzz: $(VENV)/dev.stamp  ## give every parser 100,000 hostile inputs; the table goes to docs/verification.md
 	PYTHONPATH=tests $(BIN)/python -m fuzz --page docs/verification.md
 
-soak: $(VENV)/dev.stamp  ## keep a server of live speech busy for an hour, and draw its memory to build/server_soak.svg
-	$(BIN)/python bench/server_soak.py --picture build/server_soak.svg
+soak: $(VENV)/dev.stamp  ## keep a server of live speech busy for an hour, rubbish included, and draw its memory to build/server_soak.svg
+	PYTHONPATH=tests $(BIN)/python bench/server_soak.py --picture build/server_soak.svg
 
 web/vendor/VERSION: web/package.json web/package-lock.json web/vendor.mjs web/LICENSE.onnxruntime-web
 	cd web && npm ci --ignore-scripts --no-audit --no-fund && node vendor.mjs

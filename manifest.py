@@ -105,14 +105,21 @@ class Precision:
     decoder: GraphSpec
     # Graphs that other hosts run
     families: Mapping[Role, tuple[GraphSpec, ...]] = field(default_factory=dict)
-    # The encoder for several streams, on the encoder's weights; earlier versions made none
+    # Encoders for several streams, on the encoder's weights; earlier versions made none
     encoder_batch: GraphSpec | None = None
+    encoder_paged: GraphSpec | None = None  # on CUDA, with activations of float16
 
     @property
     def native(self) -> dict[str, GraphSpec]:
         """Return the graphs that this package runs, by role."""
-        batch = {"encoder_batch": self.encoder_batch} if self.encoder_batch else {}
-        return {"encoder": self.encoder, "decoder": self.decoder, **batch}
+        pair = {"encoder": self.encoder, "decoder": self.decoder}
+        return pair | self.several
+
+    @property
+    def several(self) -> dict[str, GraphSpec]:
+        """Return the encoders for several streams, by role."""
+        found = {"encoder_batch": self.encoder_batch, "encoder_paged": self.encoder_paged}
+        return {role: graph for role, graph in found.items() if graph is not None}
 
     @property
     def files(self) -> tuple[str, ...]:

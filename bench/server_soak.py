@@ -1,18 +1,20 @@
 """Keep a server of live speech busy for an hour: its memory stays flat, and no text is wrong.
 
-    python bench/server_soak.py [ARTIFACT] [--seconds 3600]
+    PYTHONPATH=tests python bench/server_soak.py [ARTIFACT] [--seconds 3600]
 
 Clients speak sample clips in real time, one after the other, and each text is compared with what a
-client alone was told. Beside them others leave in the middle of a word without a goodbye, send
-what is no message, connect and say nothing, and ask for whole recordings. The server's memory and
-its open streams are read every second, and drawn as an SVG by `--picture`.
+client alone was told. Beside them others leave in the middle of a word without a goodbye, connect
+and say nothing, ask for whole recordings, and send random messages in each protocol, right ones and
+wrong ones, spread over the time. The server's memory and its open streams are read every second,
+and drawn as an SVG by `--picture`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import random
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -24,24 +26,43 @@ import httpx
 import numpy as np
 import soundfile
 import typer
+from messages import grammar, mistral, openai, vllm, wyoming
 from realtime_client import Session, Target, speak, speak_alone
 from server_load import served, server_figures
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from voxtral_onnx.assets import SAMPLES
+from voxtral_onnx.server.realtime.connection import TRY_LATER
 
 WARM_SHARE = 0.2  # of the time, after which memory must not grow
 TOLERANCE = 0.1  # of memory, as an allocator keeps what it once had
-FAULTS = ("wrong", "failed", "upload wrong", "upload failed")
-RUBBISH = ("{", "[]", '{"type": 1}', '{"type": "input_audio_buffer.append", "audio": "%"}', "\0")
+FAULTS = ("wrong", "failed", "upload wrong", "upload failed", "messages failed")
+DIALECTS = {"openai": openai, "vllm": vllm, "mistral": mistral}
+EXACT = "fp32"  # texts depend on nothing that the device does beside them
+MOST_POINTS = 240  # of the picture
+DRAWN = ("seconds", "memory", "streams")
+LEFT, WIDTH, HEIGHT = 50, 700, 160  # of the picture's panels
+TICKS = [m * 10**e for e in range(6) for m in (1, 2, 5)]
+BURST = grammar.PER_CONNECTION  # random messages, then a pause
 
 
 class Soak:
     """A server's clients of all kinds, until the time is over."""
 
-    def __init__(self, target: Target, seconds: float, speakers: int, seed: int = 0):
-        self.target, self.ends, self.speakers = target, perf_counter() + seconds, speakers
+    def __init__(
+        self,
+        target: Target,
+        wyoming_port: int,
+        *,
+        seconds: float,
+        speakers: int,
+        messages: int,
+        seed: int = 0,
+    ):
+        self.target, self.wyoming_port = target, wyoming_port
+        self.seconds, self.speakers, self.messages = seconds, speakers, messages
+        self.began = 0.0
         self.random, self.counts = random.Random(seed), Counter[str]()
         self.errors = Counter[str]()
         self.paths = sorted(SAMPLES.glob("*.wav"), key=lambda path: path.stat().st_size)[:6]
@@ -57,22 +78,30 @@ class Soak:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
+        self.began = perf_counter()
         kinds = [self._speak] * self.speakers
-        kinds += [self._leave, self._leave, self._send_rubbish, self._say_nothing, self._upload]
+        kinds += [self._leave, self._leave, self._say_nothing, self._upload]
         watching = asyncio.create_task(self._watch())
-        await asyncio.gather(*(self._repeat(kind) for kind in kinds))
+        await asyncio.gather(
+            *(self._repeat(kind) for kind in kinds),
+            *(self._torment(name) for name in (*DIALECTS, "wyoming")),
+        )
         watching.cancel()
 
+    @property
+    def _passed(self) -> float:
+        return perf_counter() - self.began
+
     async def _repeat(self, kind: Callable[[], Awaitable[None]]) -> None:
-        while perf_counter() < self.ends:
+        while self._passed < self.seconds:
             await kind()
 
     async def _watch(self) -> None:
-        began = perf_counter()
         while True:
             figures = await asyncio.to_thread(server_figures, self.target.url)
             if figures:
-                self.series.append({"seconds": round(perf_counter() - began, 1), **figures})
+                now = {"seconds": round(self._passed, 1), "load": os.getloadavg()[0]}
+                self.series.append(now | figures)
             await asyncio.sleep(1.0)
 
     async def _speak(self) -> None:
@@ -94,16 +123,28 @@ class Soak:
         await asyncio.wait({speaking})
         self.counts["left"] += 1
 
-    async def _send_rubbish(self) -> None:
-        try:
-            async with connect(self.target.url) as socket:
-                for _ in range(20):
-                    await socket.send(self.random.choice(RUBBISH))
-                    json.loads(await socket.recv())
-        except (OSError, WebSocketException) as error:
-            self.errors[f"rubbish: {error}"] += 1
-        self.counts["rubbish"] += 1
-        await asyncio.sleep(0.5)
+    async def _torment(self, name: str) -> None:
+        """Send random messages in a protocol, a burst each over a connection of its own."""
+        first = 0
+        while first < self.messages:
+            due = self.seconds * first / self.messages
+            await asyncio.sleep(max(0.0, due - self._passed))
+            count = min(BURST, self.messages - first)
+            try:
+                if dialect := DIALECTS.get(name):
+                    host = self.target.url.partition("/v1/")[0]
+                    await grammar.torment(host + dialect.PATH, dialect.GRAMMAR, first, count)
+                else:
+                    await wyoming.torment(self.wyoming_port, first, count)
+                self.counts[f"{name} messages"] += count
+            except (AssertionError, OSError, WebSocketException) as error:
+                if f"{TRY_LATER} " in str(error):  # by the code with which it was closed
+                    self.counts["refused"] += 1
+                    await asyncio.sleep(1.0)
+                    continue
+                self.counts["messages failed"] += 1
+                self.errors[f"{name} messages: {type(error).__name__}: {error}"] += 1
+            first += count
 
     async def _say_nothing(self) -> None:
         try:
@@ -138,39 +179,52 @@ class Soak:
         return float(np.median(memory[-part:]) / np.median(memory[part : 2 * part])) - 1
 
 
-def picture_of(series: Sequence[dict[str, float]]) -> str:
-    """Return an SVG of memory and streams over time, each from 0 to its most."""
-    # Draw the lines
-    width, height, margin = 720, 180, 40
-    most_time = series[-1]["seconds"]
+def thinned(series: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Return what is drawn: every so many seconds the medians of memory and streams."""
+    size = -(-len(series) // MOST_POINTS)
+    parts = [series[first : first + size] for first in range(0, len(series), size)]
+    return [
+        {name: float(np.median([each[name] for each in part])) for name in DRAWN} for part in parts
+    ]
 
-    def line(name: str, colour: str) -> str:
-        most = max(each[name] for each in series) or 1.0
-        points = " ".join(
-            f"{margin + width * each['seconds'] / most_time:.1f},"
-            f"{margin + height * (1 - each[name] / most):.1f}"
-            for each in series
+
+def picture_of(points: Sequence[dict[str, float]]) -> str:
+    """Return an SVG of memory and streams over time, each from 0 on, one below the other."""
+    minutes = points[-1]["seconds"] / 60
+    step = next(each for each in (0.2, 1, 2, 5, 10, 20, 60) if minutes / each <= 6 or each == 60)
+    parts = []
+
+    # A panel for each
+    for top, name, unit, scale, colour in (
+        (20, "memory", "memory of the server, MB", 1e6, "#1976d2"),
+        (220, "streams", "open streams", 1.0, "#ef6c00"),
+    ):
+        values = [each[name] / scale for each in points]
+        tick = next(each for each in TICKS if max(values) / each <= 4)
+        most = tick * max(1, -(-max(values) // tick))
+        for number in range(round(most / tick) + 1):
+            y = top + HEIGHT * (1 - number * tick / most)
+            parts.append(f'<path stroke="#8884" d="M{LEFT} {y:.1f}h{WIDTH}"/>')
+            label = f'x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end"'
+            parts.append(f"<text {label}>{number * tick:g}</text>")
+        line = " ".join(
+            f"{LEFT + WIDTH * each['seconds'] / 60 / minutes:.1f},"
+            f"{top + HEIGHT * (1 - value / most):.1f}"
+            for each, value in zip(points, values, strict=True)
         )
-        return f'<polyline fill="none" stroke="{colour}" points="{points}"/>'
+        parts.append(f'<polyline fill="none" stroke="{colour}" points="{line}"/>')
+        parts.append(f'<text x="{LEFT}" y="{top - 7}" style="fill:{colour}">{unit}</text>')
 
-    # Name them
-    memory = max(each["memory"] for each in series) / 1e6
-    streams = max(each["streams"] for each in series)
-    texts = (
-        (margin, 25, "start", "#1565c0", f"memory, up to {memory:.0f} MB"),
-        (margin + width, 25, "end", "#ef6c00", f"open streams, up to {streams:.0f}"),
-        (margin + width, height + 70, "end", "#808080", f"{most_time / 60:.1f} minutes"),
-    )
-    labels = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{text}</text>'
-        for x, y, anchor, colour, text in texts
-    )
-    axis = f'<path stroke="#808080" d="M{margin} {margin + height}h{width}"/>'
-    size = f"0 0 {width + 2 * margin} {height + 2 * margin}"
-    lines = line("streams", "#ef6c00") + line("memory", "#1565c0")
+    # The time below both
+    for number in range(int(minutes / step + 1e-6) + 1):
+        x, y = LEFT + WIDTH * number * step / minutes, 220 + HEIGHT
+        parts.append(f'<path stroke="#888" d="M{x:.1f} {y}v5"/>')
+        label = f"{number * step:g}" + (" min" if number == 0 else "")
+        parts.append(f'<text x="{x:.1f}" y="{y + 20}" text-anchor="middle">{label}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" '
-        f'font-size="13">{axis}{lines}{labels}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 20} '
+        f'{HEIGHT + 250}" font-family="sans-serif" font-size="13">\n'
+        f"<style>text{{fill:#777}}</style>\n{chr(10).join(parts)}\n</svg>\n"
     )
 
 
@@ -178,7 +232,8 @@ def main(
     artifact: harness.Model = "tiny",
     seconds: Annotated[float, typer.Option(min=5.0, help="Of the soak.")] = 3600.0,
     speakers: Annotated[int, typer.Option(min=1, help="Clients that speak.")] = 6,
-    precision: Annotated[str, typer.Option(help="Of the model.")] = "q4f16",
+    messages: Annotated[int, typer.Option(help="Random ones, of each protocol.")] = 100_000,
+    precision: Annotated[str, typer.Option(help="Of the model.")] = EXACT,
     picture: Annotated[Path | None, typer.Option(help="SVG to draw.")] = None,
     out: harness.Out = harness.RESULTS / "server_soak.json",
 ) -> None:
@@ -186,16 +241,26 @@ def main(
     # Keep it busy
     results: dict[str, Any] = harness.describe("a server of live speech, kept busy")
     folder = str(harness.find_model(artifact, precision))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        wyoming_port = free.getsockname()[1]
     options = ["--precision", precision, "--device", "cpu", "--slots", "16"]
+    options += ["--model-name", "tiny", "--wyoming", str(wyoming_port)]
     with served(folder, options) as address:
         url = address.replace("http", "ws", 1) + "v1/realtime"
-        soak = Soak(Target(url, "vllm", "whisper-1"), seconds, speakers)
+        soak = Soak(
+            Target(url, "vllm", "whisper-1"),
+            wyoming_port,
+            seconds=seconds,
+            speakers=speakers,
+            messages=messages,
+        )
         soak.run()
         deadline = perf_counter() + 5.0
         while (last := server_figures(url))["streams"] and perf_counter() < deadline:
             sleep(0.1)
 
     # Judge it
+    points = thinned([each for each in soak.series if "memory" in each])
     results |= {
         "precision": precision,
         "seconds": seconds,
@@ -203,11 +268,12 @@ def main(
         "errors": dict(soak.errors.most_common(5)),
         "memory_growth": round(soak.growth, 4),
         "streams_in_the_end": last["streams"],
-        "memory": [each["memory"] for each in soak.series[:: max(1, len(soak.series) // 60)]],
+        "series": points,
+        "load_average": round(float(np.median([each["load"] for each in soak.series])), 1),
     }
     harness.write(out, results)
     if picture:
-        picture.write_text(picture_of(soak.series), "utf-8")
+        picture.write_text(picture_of(points), "utf-8")
     assert not any(soak.counts[kind] for kind in FAULTS), results
     assert not last["streams"] and soak.growth < TOLERANCE, results
 

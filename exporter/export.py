@@ -313,14 +313,16 @@ def _manifest(plan: ExportPlan, finished: Mapping[str, FinishedGraph]) -> Manife
     files = dict(plan.kept.files) if plan.kept else {}
     for name in dict.fromkeys(graph.precision for graph in plan.graphs):
         made = [graph for graph in plan.graphs if graph.precision == name]
-        families: dict[str, tuple[GraphSpec, ...]] = {}
+        native, families = dict[str, GraphSpec](), dict[str, tuple[GraphSpec, ...]]()
         for graph in made:
             done = finished[graph.plan.graph_file]
-            families[graph.family] = (*families.get(graph.family, ()), done.graph)
+            if graph.family == NATIVE:
+                native[graph.plan.role] = done.graph
+            else:
+                families[graph.family] = (*families.get(graph.family, ()), done.graph)
             files |= done.files
-        encoder, decoder, batch = families.pop(NATIVE)
         precisions[name] = Precision(
-            PRECISIONS[name].dtype, made[0].recipe.spec(), encoder, decoder, families, batch
+            PRECISIONS[name].dtype, made[0].recipe.spec(), families=families, **native
         )
 
     # Describe what all of them share

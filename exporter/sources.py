@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from ..decode import Sha256, decode, read_within
 from ..errors import StorageError
-from ..files import atomic_write, user_folder
+from ..files import atomic_write, lock, user_folder
 from ..limits import STATE
 from ..manifest import FILE_NAME
 
@@ -40,14 +40,16 @@ class _Memory(Struct):
 
 def remember_source(folder: Path, stamps: Stamps) -> None:
     """Remember which files a finished artifact was exported from; do nothing where that fails."""
-    known, key, source = _remembered(), _key(folder), _hash(stamps)
-    others = [other for other in known.pop(key, []) if other != source]
-    sources = [*others, source][-MOST_SOURCES:]
-    kept = dict([*known.items(), (key, sources)][-MOST_REMEMBERED:])
+    key, source = _key(folder), _hash(stamps)
     try:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps({"exports": kept}).encode())
+        with lock(path.with_suffix(".lock")):  # else exports at the same time forget each other's
+            known = _remembered()
+            others = [other for other in known.pop(key, []) if other != source]
+            sources = [*others, source][-MOST_SOURCES:]
+            kept = dict([*known.items(), (key, sources)][-MOST_REMEMBERED:])
+            atomic_write(path, json.dumps({"exports": kept}).encode())
     except (OSError, StorageError):
         return
 

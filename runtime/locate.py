@@ -17,7 +17,7 @@ from ..assets import TINY, TINY_ARTIFACT
 from ..decode import decode, read_within
 from ..errors import ArtifactError, StorageError, UsageError
 from ..escaping import quoted
-from ..files import atomic_write, user_folder
+from ..files import atomic_write, lock, user_folder
 from ..manifest import CERTIFICATE, FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MAKE_TINY = (
     "  voxtral-onnx export tiny  # makes the small test model; needs the extra export, or in a "
     "clone: make demo"
 )
+PACKAGE = Path(__file__).resolve().parents[1]
+MOST_PACKAGES = 16  # whose test models are remembered, the latest ones
 DEFAULT_PRECISIONS = ("q4f16", "q4", "q8", "fp16", "fp32")  # the first available one is the default
 
 
@@ -98,14 +100,16 @@ def find_artifact(
 
 
 def _test_model() -> Path:
-    """Return the folder of the packaged test model, or of its last export.
+    """Return the folder of the packaged test model, or of its last export by this package.
+
+    That of another checkout may have been made by other code.
 
     Raises:
         ArtifactError: there is neither, as where a checkout was installed.
     """
     if (TINY_ARTIFACT / FILE_NAME).exists():
         return TINY_ARTIFACT
-    made = _remembered().test_model
+    made = _remembered().test_models.get(str(PACKAGE))
     if made and _is_test_model(Path(made)):
         return Path(made)
     raise ArtifactError(
@@ -267,8 +271,13 @@ def remember_export(folder: Path) -> None:
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be made ({error.strerror or error})") from error
     place = str(folder.resolve())
-    test_model = place if _is_test_model(folder) else _remembered().test_model
-    atomic_write(path, msgspec.json.encode(_State(place, test_model)))
+    with lock(path.with_suffix(".lock")):  # else exports at the same time forget each other's
+        test_models = _remembered().test_models
+        if _is_test_model(folder):
+            test_models.pop(str(PACKAGE), None)
+            latest = [*test_models.items(), (str(PACKAGE), place)][-MOST_PACKAGES:]
+            test_models = dict(latest)
+        atomic_write(path, msgspec.json.encode(_State(place, test_models)))
 
 
 def _remembered() -> _State:
@@ -277,8 +286,11 @@ def _remembered() -> _State:
         found = decode(_State, read_within(_state_file(), limits.STATE, ValueError), ValueError)
     except (OSError, ValueError):
         return _State()
-    paths = (found.last_export, found.test_model)
-    return _State(*(path if path and Path(path).is_absolute() else None for path in paths))
+    last, made = found.last_export, found.test_models
+    return _State(
+        last if last and Path(last).is_absolute() else None,
+        {package: path for package, path in made.items() if Path(path).is_absolute()},
+    )
 
 
 def _state_file() -> Path:
@@ -292,4 +304,5 @@ class _State(Struct, omit_defaults=True):
     """The content of `state.json`."""
 
     last_export: _Place | None = None
-    test_model: _Place | None = None  # the last export of the packaged checkpoint
+    # The last export of the packaged checkpoint, by the folder of the package that has made it
+    test_models: Annotated[dict[_Place, _Place], Meta(max_length=MOST_PACKAGES)] = {}

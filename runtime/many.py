@@ -19,8 +19,8 @@ from .audio.files import AudioSource
 from .channels import join_channels
 from .device.cache import check_context, decoder_cache_spec
 from .engine.capacity import SHARE, capacity, cost_curve
+from .engine.encoders.live_encoder import open_live_encoder
 from .engine.live import LiveRecording, Ticker
-from .engine.live_encoder import open_live_encoder
 from .engine.recording import PieceRun
 from .engine.sizes import slot_sizes
 from .engine.stream import EngineStream
@@ -123,12 +123,14 @@ class Engine(Uncopied):
         num_notes = len(loaded.device.notes)
         spec = decoder_cache_spec(manifest, context)
         count = None if slots == AUTO else int(slots)
-        sizes = slot_sizes(loaded, count, self.notes, spec)
+        sizes = slot_sizes(loaded, count, self.notes, spec, has_live=True)
         start = silent_start(loaded, options.num_delay_tokens, None)
         self._samples = start.arrays["samples"]
         audio = manifest.config.audio
         tick_tokens = tick_ms * audio.sample_rate // (1000 * audio.samples_per_token)
-        open_encoder = partial(open_live_encoder, loaded, start=start, notes=self.notes)
+        open_encoder = partial(
+            open_live_encoder, loaded, start=start, notes=self.notes, tick_tokens=tick_tokens
+        )
         self.ticker = Ticker(loaded, sizes[-1].count, tick_tokens, open_encoder)
         self._model, self._factory = loaded, self.transcriber.recordings(options)
         self._loop = self._factory.loop(sizes, self.ticker)

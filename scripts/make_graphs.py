@@ -25,8 +25,8 @@ from voxtral_onnx.exporter.model.parameters import PartFactory
 from voxtral_onnx.manifest import Tokens
 from voxtral_onnx.quant.recipe import FLOAT
 
-# Types of activations in which a family's graphs are shipped: `retarget` changes native ones
-DTYPES = {"native": ("float32",), "transformers_js": ("float32", "float16")}
+# Types of activations in which a family's graphs are shipped
+DTYPES = ("float32", "float16")
 PACKAGES = ("torch", "onnxscript", "onnx", "onnx-ir")
 # Ids of the released tokenizer: <s>, </s>, [STREAMING_PAD], [STREAMING_WORD], the first text token.
 # Source: mistral-common's tekken.json of Voxtral-Mini-4B-Realtime-2602
@@ -44,11 +44,16 @@ def main(folder: Path) -> None:
 def write(folder: Path, config: VoxtralConfig, tokens: Tokens) -> None:
     """Trace the graphs of a model and write them, then the facts that they depend on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for family, dtypes in DTYPES.items():
-        for dtype in dtypes:
+    for family in ("native", "transformers_js"):
+        shipped = set[str]()
+        for dtype in DTYPES:
             build = PartFactory(dtype, FLOAT)
             for plan_of in FAMILIES[family].plans(tokens=tokens, build=build, suffix=""):
-                path = folder / file_name(family, plan_of(config).role, dtype)
+                role = plan_of(config).role
+                if family == "native" and role in shipped:  # `retarget` changes its type
+                    continue
+                shipped.add(role)
+                path = folder / file_name(family, role, dtype)
                 model = trace(plan_of, config).model
                 path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
                 print(f"{folder.name}/{path.name}: {path.stat().st_size:,} bytes")

@@ -22,6 +22,7 @@ from .names import names_of
 from .page.site import Site
 from .realtime.choice import AUTO
 from .realtime.mistral import MistralRoute
+from .realtime.refusals import BrowserRefusal
 from .realtime.routes import Realtime
 from .rest.transcriptions import OpenAIRest
 
@@ -70,6 +71,7 @@ def build_app(
             allowed_hosts=allowed_hosts,
             allowed_origins=allowed_origins,
             limits=limits,
+            refuse_browser=BrowserRefusal(dialect) if engines else None,
         ),
     )
     for kind in (HTTPException, ApiError, VoxtralOnnxError, OSError, Exception):
@@ -78,8 +80,8 @@ def build_app(
     if engines:
         routers.append(OpenAIRest(engines, model_name).router)
         names = names_of(model_name)
-        app.include_router(Realtime(engines, names, dialect).router)
-        app.include_router(MistralRoute(engines, names).router)
+        routers.append(Realtime(engines, names, dialect).router)
+        routers.append(MistralRoute(engines, names).router)
     for router in routers:
         app.include_router(router)
 

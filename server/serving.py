@@ -102,6 +102,7 @@ def serve(
             backlog=BACKLOG,
             ws=PatientProtocol,
             ws_max_size=MOST_MESSAGE,
+            ws_per_message_deflate=False,  # sound in base64 hardly shrinks, and hundreds send it
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PING_SECONDS,
             proxy_headers=False,  # clients could forge their address with them

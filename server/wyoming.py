@@ -36,6 +36,7 @@ from .realtime.speech import SpeechEvent, SpeechOptions
 log = logging.getLogger(__name__)
 
 MOST_CLIENTS = 256  # connections; Home Assistant opens one for each command
+MOST_REFUSED = 64  # that are told so at a time; further ones are closed without a word
 MOST_LINE, MOST_BYTES = 64 * KB, 1 * MB  # of an event: its line, and its data or payload
 MOST_CHANNELS = 8
 SPEECH_SECONDS = 30.0  # between two events of an utterance
@@ -78,6 +79,9 @@ class WyomingServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client until it leaves."""
+        if len(self._clients) >= MOST_CLIENTS + MOST_REFUSED:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task
         self._clients.add(task)

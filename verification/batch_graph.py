@@ -12,6 +12,9 @@ from ..manifest import GraphSpec
 from ..runtime.device.base import LENGTHS
 from .subgraphs import StagedGraph
 
+# Attention of several streams, and the input that tells them apart
+ATTENTION = {"GroupQueryAttention": LENGTHS, "PagedAttention": "block_table"}
+
 
 def batch_differences(
     folder: Path, encoder: StagedGraph, batch: StagedGraph, specs: tuple[GraphSpec, GraphSpec]
@@ -19,8 +22,8 @@ def batch_differences(
     """Yield a line for each way in which the graph for several streams is not the encoder.
 
     Its weights must be the same bytes, and every node with weights, every attention and every
-    rotation must have the same attributes and follow in the same order. Attention reads the lengths
-    as well; other nodes only reshape, or select the states of the convolutions.
+    rotation must have the same attributes and follow in the same order. Attention reads lengths or
+    pages as well; other nodes only reshape, or select the states of the convolutions.
     """
     ours, theirs = (read_locations(folder, spec.path) for spec in specs)
     for name in dict.fromkeys([*ours, *theirs]):
@@ -33,21 +36,22 @@ def batch_differences(
         if _facts(node) != _facts(other):
             yield f"{other.name} is not the encoder's {node.name}"
     for node in batched:
-        reads = any(value is not None and value.name == LENGTHS for value in node.inputs)
-        if node.op_type == "GroupQueryAttention" and not reads:
-            yield f"{node.name} does not read {LENGTHS}"
+        needed = ATTENTION.get(node.op_type)
+        if needed and all(value is None or value.name != needed for value in node.inputs):
+            yield f"{node.name} does not read {needed}"
 
 
 def _computing(graph: StagedGraph) -> Iterator[ir.Node]:
     """Yield the nodes with weights, and attention and rotation."""
     for node in graph.graph:
-        if _weights(node) or node.op_type in ("GroupQueryAttention", "RotaryEmbedding"):
+        if _weights(node) or node.op_type in (*ATTENTION, "RotaryEmbedding"):
             yield node
 
 
 def _facts(node: ir.Node) -> tuple:
     attributes = {name: str(attribute.value) for name, attribute in node.attributes.items()}
-    return node.op_type, node.domain, attributes, _weights(node)
+    kind = "attention" if node.op_type in ATTENTION else node.op_type
+    return kind, node.domain, attributes, _weights(node)
 
 
 def _weights(node: ir.Node) -> list[str]:

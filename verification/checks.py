@@ -168,20 +168,19 @@ class PrecisionChecks:
     def _batch_graph(self) -> Iterator[Finding]:
         """Compare the graph for several streams with the encoder, if there is one."""
         kind = self.manifest.precisions[self.precision]
-        if kind.encoder_batch is None:
-            return
-        self.say(BATCH)
-        batch = StagedGraph(self.folder, kind.encoder_batch, self.manifest.config)
-        specs = kind.encoder, kind.encoder_batch
-        wrong = list(batch_differences(self.folder, self.graphs.encoder, batch, specs))
-        self.details["encoder_batch"] = wrong
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        yield self.finding(
-            3,
-            BATCH,
-            FAILED if wrong else PASSED,
-            "; ".join(wrong[:3]) + more if wrong else "the encoder's weights and layers",
-        )
+        for role, graph in kind.several.items():
+            self.say(BATCH)
+            several = StagedGraph(self.folder, graph, self.manifest.config)
+            specs = kind.encoder, graph
+            wrong = list(batch_differences(self.folder, self.graphs.encoder, several, specs))
+            self.details[role] = wrong
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            yield self.finding(
+                3,
+                BATCH,
+                FAILED if wrong else PASSED,
+                "; ".join(wrong[:3]) + more if wrong else "the encoder's weights and layers",
+            )
 
     def _listen(self, rungs: set[int]) -> ClipRuns:
         """Transcribe the self-test's clip, and those that the rungs need and can use."""

@@ -143,7 +143,7 @@ def diff(a: str | Path, b: str | Path, *, precisions: Sequence[str] | None = Non
             label = f"{' | '.join(dict.fromkeys(names))} {role}"
             if found := tuple(graph_differences(*specs, x, y)):
                 graphs[label] = found
-            if role == "encoder_batch":  # has the encoder's weights
+            if role in kinds[0].several:  # has the encoder's weights
                 continue
             for compared in _tensor_differences(label, x, y):
                 if isinstance(compared, TensorDifference):

@@ -32,6 +32,7 @@ from .unbound import UnboundGraph, finish
 OPSET = 23
 # All above 1, which would be traced as a constant
 EXAMPLE_SIZES = {"batch": 2, "seq": 3, "chunk": 5, "capacity": 64}
+EXAMPLE_SIZES |= {"batch_and_1": 3, "num_pages": 9, "page_rows": 256, "pages": 4}
 EXAMPLE_SIZES |= {"sequence_length": 3, "past_sequence_length": 7, "total_sequence_length": 11}
 
 

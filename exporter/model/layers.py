@@ -56,16 +56,31 @@ class Attention(nn.Module):
         self.o_proj = linear(parts[f"{name}.o_proj"])
 
     def forward(
-        self, x: Tensor, at: Positions, past_key: Tensor, past_value: Tensor
+        self, x: Tensor, at: Positions | PagedPositions, past_key: Tensor, past_value: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if at.grows:
+        if isinstance(at, Positions) and at.grows:
             past_key, past_value = (
                 ops.last_rows(past, self.window - 1) for past in (past_key, past_value)
             )
+        query = ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads)
+        key = ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads)
+        value = self.v_proj(x)
+        if isinstance(at, PagedPositions):
+            out, present_key, present_value = ops.paged_attention(
+                query,
+                key,
+                value,
+                past_key,
+                past_value,
+                at.pages,
+                num_heads=self.num_heads,
+                window=self.window,
+            )
+            return self.o_proj(out), present_key, present_value
         out, present_key, present_value = ops.group_query_attention(
-            ops.rotary_embedding(self.q_proj(x), at.cos, at.sin, num_heads=self.num_heads),
-            ops.rotary_embedding(self.k_proj(x), at.cos, at.sin, num_heads=self.kv_heads),
-            self.v_proj(x),
+            query,
+            key,
+            value,
             past_key,
             past_value,
             at.seqlens_k,
@@ -113,6 +128,15 @@ class Positions:
         return cls(cos, sin, (total - 1).int(), total.int().squeeze(), grows=True)
 
 
+@dataclass(frozen=True, slots=True)
+class PagedPositions:
+    """Positions of a call's rows, of one stream after the other, whose caches are pages."""
+
+    cos: Tensor  # [1, rows, head_dim / 2]
+    sin: Tensor  # [1, rows, head_dim / 2]
+    pages: ops.Pages
+
+
 class Layer(nn.Module):
     """A pre-norm layer; encoder layers have biases, decoder layers a gain that sets the delay."""
 
@@ -129,7 +153,7 @@ class Layer(nn.Module):
         self,
         residual: Tensor,
         branch: Tensor | None,
-        at: Positions,
+        at: Positions | PagedPositions,
         past_key: Tensor,
         past_value: Tensor,
         num_delay_tokens: Tensor | None,
@@ -156,7 +180,7 @@ class Stack(nn.Module):
     def run(
         self,
         x: Tensor,
-        at: Positions,
+        at: Positions | PagedPositions,
         past: tuple[Tensor, ...],
         num_delay_tokens: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -167,7 +191,7 @@ class Stack(nn.Module):
             layer in turn.
         """
         residual, branch, present = x, None, []
-        if not at.grows:
+        if isinstance(at, Positions) and not at.grows:
             view = ops.view_of(past[0], at.seqlens_k, x.shape[1], self.window, at.query_seqlens)
             at = replace(at, view=view)
         for i, layer in enumerate(self.layers):

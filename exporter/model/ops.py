@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from .attributes import gather_block_quantized_attributes, matmul_nbits_attribut
 
 _tracing = False
 _contrib = False  # whether nodes may be contrib operators
-_QUERY_SEQLENS = 16  # place of GroupQueryAttention's input
+# Places of the last inputs of GroupQueryAttention and PagedAttention
+_QUERY_SEQLENS = _ATTENTION_METADATA = 16
 
 
 @contextmanager
@@ -296,6 +298,88 @@ def group_query_attention(
     if view.valid is not None:
         out = out * view.valid[..., None]
     return out, present_key, present_value
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where the rows of several streams are in caches [num_pages, page_rows, kv_heads, head_dim].
+
+    A call's rows are those of its streams, one stream after the other; the pages of a stream may
+    be anywhere. Names and contract are PagedAttention's.
+    """
+
+    cumulative_sequence_length: Tensor  # int32 [streams + 1], the first row of each, then their sum
+    past_seqlens: Tensor  # int32 [streams], rows that a stream's pages hold
+    block_table: Tensor  # int32 [streams, pages], the numbers of its pages
+    slot_mapping: Tensor  # int32 [rows], page * page_rows + row to write to; -1 for padding
+    attention_metadata: Tensor  # int32 [2], at least the most rows of a stream: new ones; all
+
+
+def paged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    pages: Pages,
+    *,
+    num_heads: int,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend causally from rotated rows to the pages of their streams, and write new rows there.
+
+    Outputs of padding mean nothing.
+
+    Args:
+        query: [1, rows, num_heads * head_dim], rotated.
+        key: [1, rows, kv_heads * head_dim], rotated.
+        value: [1, rows, kv_heads * head_dim].
+        key_pages: [num_pages, page_rows, kv_heads, head_dim].
+        value_pages: the same shape.
+        pages: of each stream.
+        num_heads: query heads.
+        window: the most keys that a query sees, its own included.
+
+    Returns:
+        The output, shaped like `query`, and the pages with the new rows.
+    """
+    kv_heads, head_dim = key_pages.shape[2:]
+    query, key, value = query.squeeze(0), key.squeeze(0), value.squeeze(0)
+    if _contrib:
+        inputs: list[Tensor | None] = [query, key, value, key_pages, value_pages]
+        inputs += [pages.cumulative_sequence_length, pages.past_seqlens, pages.block_table]
+        inputs += [None, None, pages.slot_mapping]
+        inputs += [*[None] * (_ATTENTION_METADATA - len(inputs)), pages.attention_metadata]
+        attributes = {
+            "num_heads": num_heads,
+            "kv_num_heads": kv_heads,
+            "scale": head_dim**-0.5,
+            "local_window_size": window,
+        }
+        shapes = [query.shape, key_pages.shape, key_pages.shape]
+        out, *present = _nodes("com.microsoft::PagedAttention", inputs, attributes, query, shapes)
+        return out[None], present[0], present[1]
+
+    # Write the new rows
+    written = pages.slot_mapping >= 0
+    places = pages.slot_mapping[written].long()
+    stored = []
+    for rows, old in ((key, key_pages), (value, value_pages)):
+        flat = old.flatten(0, 1).index_put((places,), rows.unflatten(-1, (kv_heads, -1))[written])
+        stored.append(flat.view_as(old))
+
+    # Attend, a stream at a time
+    out, starts = torch.zeros_like(query), pages.cumulative_sequence_length.tolist()
+    for stream, (first, last) in enumerate(pairwise(starts)):
+        rows = int(pages.past_seqlens[stream]) + torch.arange(last - first)
+        seen = [each[pages.block_table[stream].long()].flatten(0, 1) for each in stored]
+        distance = rows[:, None] - torch.arange(len(seen[0]))
+        heads = [each.transpose(0, 1)[None] for each in seen]
+        asked = query[first:last].unflatten(-1, (num_heads, head_dim)).transpose(0, 1)[None]
+        mask = (distance >= 0) & (distance < window)
+        attended = _attention(asked, heads[0], heads[1], mask[None, None])
+        out[first:last] = attended[0].transpose(0, 1).flatten(-2)
+    return out[None], stored[0], stored[1]
 
 
 def _write_rows(buffer: Tensor, view: View, values: Tensor) -> Tensor:

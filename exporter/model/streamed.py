@@ -57,9 +57,8 @@ class StreamedEncoder(AudioEncoder):
         # The second convolution reads one column of the two
         padding_cache = torch.cat((conv1_state, conv2_state.expand(-1, -1, 2)), 1)
         cos, sin = (part.to(self.dtype) for part in self.rotation(position_ids))
-        audio_embeds, present = self.encode(
-            x, Positions.behind(past[0], self.window, cos, sin), past
-        )
+        at = Positions.behind(past[0], self.window, cos, sin)
+        audio_embeds, present = self.encode(x.transpose(1, 2), at, past)
         return audio_embeds.float(), padding_cache, *present
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...config import VoxtralConfig
 from ...manifest import Tokens
 from . import ops
-from .layers import Positions, Stack
+from .layers import PagedPositions, Positions, Stack
 from .linear import linear, parameter, table
 from .parameters import Part, Parts
 
@@ -78,14 +78,14 @@ class AudioEncoder(nn.Module):
         return self.audio_tower.norm.weight.dtype
 
     def encode(
-        self, x: Tensor, at: Positions, past: tuple[Tensor, ...]
+        self, x: Tensor, at: Positions | PagedPositions, past: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encode the stem's output [batch, hidden_size, 4 * chunk].
+        """Encode encoder frames [batch, 4 * chunk, hidden_size].
 
         Returns:
             Audio embeddings [batch, chunk, hidden_size], and the present caches.
         """
-        hidden, present = self.audio_tower.run(x.transpose(1, 2), at, past)
+        hidden, present = self.audio_tower.run(x, at, past)
         joined = hidden.reshape(hidden.shape[0], -1, self.joined)
         return self.multi_modal_projector(joined), present
 
@@ -108,7 +108,7 @@ class Encoder(AudioEncoder):
         # [1, hidden_size, 4 * chunk]
         x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)
         audio_embeds, present = self.encode(
-            x, Positions(cos, sin, seqlens_k, total_sequence_length), past
+            x.transpose(1, 2), Positions(cos, sin, seqlens_k, total_sequence_length), past
         )
         return audio_embeds, conv1_state, conv2_state, *present
 
@@ -135,9 +135,50 @@ class BatchEncoder(AudioEncoder):
         x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
         # [batch, hidden_size, 4 * chunk]
         x, conv2_state = stem.conv2(conv2_state, x, num_frames)
-        audio_embeds, present = self.encode(
-            x, Positions(cos, sin, seqlens_k, total_sequence_length, query_seqlens), past
+        at = Positions(cos, sin, seqlens_k, total_sequence_length, query_seqlens)
+        audio_embeds, present = self.encode(x.transpose(1, 2), at, past)
+        return audio_embeds, conv1_state, conv2_state, *present
+
+
+class PagedEncoder(AudioEncoder):
+    """The encoder's graph for several streams whose caches are pages.
+
+    Its batch is any of the streams, in any order. It needs no frames to be of equal number either:
+    the rows of padding are written nowhere.
+    """
+
+    def forward(
+        self,
+        input_features: Tensor,  # float32 [batch, n_mels, 8 * chunk], padded behind
+        conv1_state: Tensor,  # [batch, n_mels, 2]
+        conv2_state: Tensor,  # [batch, hidden_size, 1]
+        cos: Tensor,  # [batch, 4 * chunk, head_dim / 2]
+        sin: Tensor,
+        query_seqlens: Tensor,  # int32 [batch], 4 for each token that is no padding
+        cumulative_sequence_length: Tensor,  # int32 [batch + 1], 0, 4 * chunk, 8 * chunk, ...
+        past_seqlens: Tensor,  # int32 [batch]
+        block_table: Tensor,  # int32 [batch, pages]
+        slot_mapping: Tensor,  # int32 [batch, 4 * chunk], -1 for padding
+        attention_metadata: Tensor,  # int32 [2]
+        *past: Tensor,  # [num_pages, page_rows, kv_heads, head_dim]
+    ) -> tuple[Tensor, ...]:
+        # The stem, a stream a row
+        stem, num_frames = self.audio_tower.embedder, 2 * query_seqlens
+        x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
+        # [batch, hidden_size, 4 * chunk]
+        x, conv2_state = stem.conv2(conv2_state, x, num_frames)
+
+        # The layers, all streams in one row
+        pages = ops.Pages(
+            cumulative_sequence_length,
+            past_seqlens,
+            block_table,
+            slot_mapping.reshape(-1),
+            attention_metadata,
         )
+        cos, sin = (angles.reshape(1, -1, angles.shape[2]) for angles in (cos, sin))
+        frames = x.transpose(1, 2).reshape(1, -1, x.shape[1])
+        audio_embeds, present = self.encode(frames, PagedPositions(cos, sin, pages), past)
         return audio_embeds, conv1_state, conv2_state, *present
 
 

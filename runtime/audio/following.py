@@ -30,7 +30,8 @@ SCALE_FRAMES, MOST_ENERGY = 5, 100.0
 # Smaller ones, and those that come later, show in a second
 PIECE_SECONDS, DEVIATIONS = 4 * FRAME_SECONDS, 2
 WINDOW_SECONDS, PIECES_AT_FIRST = 1.0, 12  # so many pieces are about a window
-KNOWN_SECONDS = 5.0  # of sound, after which its loudness is known
+# Of sound: before the first nobody may have spoken, and from the second on loudness stays
+KNOWN_SECONDS, MEASURED_SECONDS = 5.0, 60.0
 
 
 class ChannelFollower:
@@ -195,14 +196,20 @@ class OffsetFollower:
         self._rate, self._say = sample_rate, say
         self._size, self._left = round(PIECE_SECONDS * sample_rate), PIECES_AT_FIRST
         self._all, self._window = SoundMeter(sample_rate, 1), SoundMeter(sample_rate, 1)
+        self._num_samples = self._num_window = 0  # so far, and of the window
+        self._unmeasured = list[np.ndarray]()  # of them; measuring takes time, so rarely
         self._rest = np.zeros(0, np.float32)  # held back
         self._remove: OffsetFilter | None = None
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """Return float32 [n] for float32 [n], of which less than 80 ms may be held back."""
+        is_open = not (self._left or self._remove or len(self._rest))
+        if is_open and self._num_window + len(samples) < WINDOW_SECONDS * self._rate:
+            self._keep(samples)  # and nothing can be decided
+            return samples
         self._rest, given = np.concatenate((self._rest, samples)), [self._rest[:0]]
         while self._remove is None and len(self._rest) >= (self._size if self._left else 1):
-            count = round(WINDOW_SECONDS * self._rate) - self._window.num_frames
+            count = round(WINDOW_SECONDS * self._rate) - self._num_window
             count = min(count, self._size) if self._left else count
             piece, self._rest = self._rest[:count], self._rest[count:]
             self._look(piece)
@@ -216,17 +223,33 @@ class OffsetFollower:
         rest, self._rest = self._rest, self._rest[:0]
         return rest if self._remove is None else self._remove(rest)
 
+    def _keep(self, piece: np.ndarray) -> None:
+        """Keep samples that are to be measured."""
+        self._unmeasured.append(piece)
+        self._num_window += len(piece)
+        self._num_samples += len(piece)
+
     def _look(self, piece: np.ndarray) -> None:
         """Decide from the next samples whether there is an offset to remove from them on."""
-        begin = self._all.num_frames / self._rate
-        for meter in (self._all, self._window):
-            meter.push(piece[:, None])
-        loudness, offset = self._all.loudness(0), None
+        # Measure what has come, if something can be decided
+        self._keep(piece)
+        is_whole = self._num_window >= WINDOW_SECONDS * self._rate
+        if not is_whole and not self._left:
+            return
+        begin = (self._num_samples - len(piece)) / self._rate
+        sound, self._unmeasured = np.concatenate(self._unmeasured)[:, None], []
+        self._window.push(sound)
+        if begin < MEASURED_SECONDS:
+            self._all.push(sound)
+        loudness, mean = self._all.loudness(0), 0.0
         if begin < KNOWN_SECONDS:  # before anybody speaks, the loudness of speech is unknown
             loudness = max(loudness, 10 ** (TARGET_LOUDNESS / 20))
-        if self._window.num_frames >= WINDOW_SECONDS * self._rate:
-            offset, self._window = self._window.offset(0, loudness), SoundMeter(self._rate, 1)
-        mean = offset.mean if offset is not None and offset.is_constant else 0.0
+
+        # In a whole window
+        if is_whole:
+            offset = self._window.offset(0, loudness)
+            self._window, self._num_window = SoundMeter(self._rate, 1), 0
+            mean = offset.mean if offset is not None and offset.is_constant else 0.0
 
         # In the first pieces, a mean far above the deviation
         if self._left and np.abs(piece).max() > SILENT_PEAK:

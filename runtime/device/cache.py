@@ -41,7 +41,7 @@ class KVCache:
         self.binding = binding
 
         # Bind a buffer for each state, unless an earlier stream has left one
-        for tensor, present, is_cache in _states(session):
+        for tensor, present, is_cache in states_of(session):
             shape, dtype = _shape(tensor, 1, spec), np.dtype(tensor.dtype)
             buffer = self.binding.buffers.get(tensor.name)
             if buffer is None or buffer.shape != shape:
@@ -144,14 +144,12 @@ class BatchedKVCache:
     def __init__(self, session: Session, spec: CacheSpec, slots: int):
         self.spec, self.slots, self._session = spec, slots, session
         self._whole = session.device.bind(session.ort)
-        for tensor, present, is_cache in _states(session):
+        for tensor, present, is_cache in states_of(session):
             shape, dtype = _shape(tensor, slots, spec), np.dtype(tensor.dtype)
             self._whole.bind_state(tensor.name, present, shape, dtype, appends=is_cache)
         self._bindings: dict[int, Binding] = {}  # by the number of first slots
         self._caches: dict[int, KVCache] = {}  # by slot
-        dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
-        self.dtype = np.dtype(dtype)
-        self._table = angles(spec, np.arange(spec.capacity), self.dtype)
+        self._angles = AngleTable(spec, session)
 
     def cache(self, slot: int) -> KVCache:
         """Return the cache of the stream in a slot."""
@@ -168,13 +166,32 @@ class BatchedKVCache:
             self._bindings[last] = self._whole.slice_batch(0, last)
         return self._bindings[last]
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the type of activations and caches."""
+        return self._angles.dtype
+
     def angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `cos` and `sin`, [n, 1, head_dim / 2], of absolute positions, int64 [n]."""
+        cos, sin = self._angles.of(positions)
+        return cos[:, None], sin[:, None]
+
+
+class AngleTable:
+    """The angles of RoPE, those of the first positions computed beforehand."""
+
+    def __init__(self, spec: CacheSpec, session: Session):
+        dtype = next(tensor.dtype for tensor in session.graph.inputs if tensor.name == "cos")
+        self.spec, self.dtype = spec, np.dtype(dtype)
+        self._table = angles(spec, np.arange(spec.capacity), self.dtype)
+
+    def of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `cos` and `sin`, [n, head_dim / 2], of absolute positions, int64 [n]."""
         last = self.spec.capacity - 1
         cos, sin = (table[np.minimum(positions, last)] for table in self._table)
         if len(beyond := np.flatnonzero(positions > last)):
             cos[beyond], sin[beyond] = angles(self.spec, positions[beyond], self.dtype)
-        return cos[:, None], sin[:, None]
+        return cos, sin
 
 
 def angles(
@@ -195,7 +212,7 @@ def buffer_rows(spec: CacheSpec, positions: np.ndarray) -> np.ndarray:
     return np.where(positions < spec.capacity, positions, shifted)
 
 
-def _states(session: Session) -> Iterator[tuple[TensorSpec, str, bool]]:
+def states_of(session: Session) -> Iterator[tuple[TensorSpec, str, bool]]:
     """Yield each input that is a state, the output that is its next one, and whether it is a cache.
 
     Caches have keys or values; the others are states of convolutions.

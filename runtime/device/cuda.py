@@ -19,7 +19,6 @@ import numpy as np
 from ...errors import DeviceError
 from .base import (
     CUDA,
-    Binding,
     Buffer,
     account_for_nodes,
     import_onnxruntime,
@@ -106,7 +105,7 @@ class Cuda:
         account_for_nodes(session, CUDA, path, self.notes if self._allows_cpu else None)
         return session
 
-    def bind(self, session: onnxruntime.InferenceSession) -> Binding:
+    def bind(self, session: onnxruntime.InferenceSession) -> CudaBinding:
         """Return a binding for one stream's calls of a session."""
         return CudaBinding(self, session)
 

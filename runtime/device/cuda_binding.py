@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from .cuda import Cuda
 
-# An input that CUDA's kernels expect in the CPU's memory
-_READ_BY_THE_HOST = ("total_sequence_length",)
+# Inputs that CUDA's kernels expect in the CPU's memory
+_READ_BY_THE_HOST = ("total_sequence_length", "attention_metadata")
 _ALIGNMENT = 256  # bytes, as of CUDA's allocations
 
 
@@ -48,6 +48,13 @@ class CudaBuffer:
         return CudaBuffer(
             self.device, shape, self.dtype, self, first * (self.nbytes // self.shape[0])
         )
+
+    def as_rows(self, first: int, count: int) -> CudaBuffer:
+        """Return so many pages [pages, page_rows, heads, size] as rows [1, 1, rows, values]."""
+        _, page_rows, heads, size = self.shape
+        at = first * (self.nbytes // self.shape[0])
+        shape = (1, 1, count * page_rows, heads * size)
+        return CudaBuffer(self.device, shape, self.dtype, self, at)
 
     def bind(self, io: Any, past: str | None = None, present: str | None = None) -> None:
         """Bind it as the input `past` and the output `present` of the next calls."""
@@ -101,6 +108,7 @@ class CudaBinding:
         self._captures, self._captures_calls = device.captures(session), captures_calls
         self._lock = device.locks.setdefault(id(session), Lock())
         self._caches: dict[tuple[str, str], CudaBuffer] = {}  # by the names of input and output
+        self._are_pages = False  # the caches, which all slots share
         # Slices, kept because their captured calls are kept
         self._parts: dict[tuple[int, int], CudaBinding] = {}
         # A few kB each, which are copied with the inputs
@@ -118,6 +126,13 @@ class CudaBinding:
         self._states[past] = present, buffer
         return buffer
 
+    def bind_pages(
+        self, past: str, present: str, shape: Sequence[int], dtype: np.dtype
+    ) -> CudaBuffer:
+        """Bind new pages as the input `past` and the output `present`; every slice has all."""
+        self._are_pages = True
+        return self._share(past, present, CudaBuffer(self._device, shape, dtype))
+
     def slice_batch(self, first: int, last: int) -> CudaBinding:
         """Return a binding to some slots of the same buffers.
 
@@ -129,7 +144,8 @@ class CudaBinding:
                 self._device, self._session, captures_calls=last - first > 1
             )
             for (past, present), buffer in self._caches.items():
-                binding._share(past, present, buffer.slice_batch(first, last))
+                part = buffer if self._are_pages else buffer.slice_batch(first, last)
+                binding._share(past, present, part)
             for past, (present, state) in self._states.items():
                 part = HostBuffer(state.array[first:last])
                 binding.buffers[past], binding._states[past] = part, (present, part)
@@ -234,7 +250,7 @@ class _Call:
         """Copy the inputs to the device; those that stay on the CPU must be the same as before."""
         for name, (_, view) in self._places.items():
             view[...] = feeds[name]
-        assert all(feeds[name] == array for name, array in self._on_host.items())
+        assert all(np.array_equal(feeds[name], array) for name, array in self._on_host.items())
         self._value.update_inplace(self._staged)
 
     @property

@@ -9,7 +9,10 @@ CALLS = 3  # of which the fastest counts
 
 
 def cost_curve(seconds: Callable[[int], float], most: int, *, beyond: float) -> dict[int, float]:
-    """Return the seconds of a tick by its number of streams, for 1, 2, 4 and so on up to `most`.
+    """Return the seconds of a tick by its number of streams, up to `most`.
+
+    They are 1, 2, 4 and so on up to 64, then its multiples: as many as calls of a GPU have slots,
+    each of which is captured thus.
 
     Args:
         seconds: returns how long the calls of a tick take with so many streams.
@@ -21,7 +24,7 @@ def cost_curve(seconds: Callable[[int], float], most: int, *, beyond: float) -> 
         found[count] = min(seconds(count) for _ in range(CALLS))
         if count == most or found[count] > beyond:
             return found
-        count = min(2 * count, most)
+        count = min(count + min(count, 64), most)
 
 
 def capacity(curve: Mapping[int, float], limit: float) -> int:

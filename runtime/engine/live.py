@@ -19,12 +19,13 @@ import numpy as np
 
 from ...errors import DeviceError
 from ..model import LoadedModel
-from .live_encoder import LiveEncoder
+from .encoders.live_encoder import LiveEncoder
+from .encoders.samples import CATCH_UP
 from .recording import Recording
 
-CATCH_UP = 16  # tokens that a call may take of all streams together that catch up
 FORGET = 0.8  # of what a call has taken stays known when later ones take less
 LEAST_PAUSE = 0.01  # seconds from one tick to the next
+START_SHARE = 0.1  # of a tick that starting new recordings may take
 REST = 3  # times as long as a tick took is the time to the next; at most as long as a tick lasts
 RECENT_TICKS = 4096  # whose durations are kept
 RECENT = 32  # of which most must have been in time before another stream is let in
@@ -168,6 +169,7 @@ class Ticker:
         self._free = list(range(slots))[::-1]
         self._due = self._began = perf_counter()  # of the next tick, and of the last
         self._pending: float | None = None  # since when a tick is due that is not decoded yet
+        self.num_encoded, self._steps_left = 0, 0  # ticks, and the decoder's steps for the last one
         self._pause = self.seconds  # from one tick to the next
         self._behind: list[LiveRecording] = []  # of which more had come than the last call took
         self._has_caught_up = False  # since the last tick
@@ -219,25 +221,34 @@ class Ticker:
     def _settle(self) -> list[LiveRecording]:
         """Free the slots of recordings that were dropped, start new ones, and return all.
 
-        Those that cannot be started, because the device's memory is full, are `refused`.
+        Those that cannot be started, because the device's memory is full, are `refused`. Where many
+        begin at once, some begin later, so that the others' ticks stay in time.
         """
         with self._lock:
             dropped, self._dropped = self._dropped, []
-            new, self._new = self._new, []
             self._free += [each.slot for each in dropped]
-            for each in new:
-                each.slot = self._free.pop()
-            recordings = list(self.recordings)
         for each in dropped:
             self.encoder.free(each.slot)
-        for each in new:
+        until = perf_counter() + START_SHARE * self.seconds
+        while new := self._next_new():
             try:
-                self.encoder.start(each.slot)
+                self.encoder.start(new.slot)
             except DeviceError as error:
-                self.refused.append((each, error))
-                self.drop(each)
-                recordings.remove(each)
-        return recordings
+                self.refused.append((new, error))
+                self.drop(new)
+            if perf_counter() > until:
+                break
+        with self._lock:
+            return [each for each in self.recordings if each not in self._new]
+
+    def _next_new(self) -> LiveRecording | None:
+        """Give a slot to the first recording that has none, and return it."""
+        with self._lock:
+            if not self._new:
+                return None
+            new = self._new.pop(0)
+            new.slot = self._free.pop()
+            return new
 
     def seconds_left(self) -> float | None:
         """Return the time until the next tick; None if there is nothing to encode."""
@@ -325,8 +336,10 @@ class Ticker:
     def note_encoded(self) -> None:
         """Note that the decoder has what was chosen."""
         self._decoding, self._call = self._call, None
-        if self._pending is None:
-            self._pending = self._began
+        if self._decoding is None:
+            self.num_encoded, self._steps_left = self.num_encoded + 1, self.tick_tokens
+            if self._pending is None:
+                self._pending = self._began
 
     @property
     def late_seconds(self) -> float | None:
@@ -336,13 +349,21 @@ class Ticker:
         seconds = float(np.median(recent)) if is_known else 0.0
         return seconds if seconds > self.seconds else None
 
-    def note_decoded(self) -> None:
-        """Count a tick whose tokens are all decoded."""
-        if self._decoding is not None:
+    def note_step(self, num_encoded: int, *, is_idle: bool) -> None:
+        """Count a tick whose tokens are all decoded.
+
+        Args:
+            num_encoded: the number of ticks that were encoded when the step began.
+            is_idle: whether nothing is left to decode, of streams that catch up either.
+        """
+        if is_idle and self._decoding is not None:
             (began, count, tokens), self._decoding = self._decoding, None
             bits, cost = count.bit_length(), (perf_counter() - began) / tokens
             self._costs[bits] = max(cost, FORGET * self._costs.get(bits, cost))
-        if self._pending is not None:
+        if num_encoded != self.num_encoded:  # the step does not have the last tick's
+            return
+        self._steps_left -= 1
+        if self._pending is not None and (is_idle or self._steps_left <= 0):
             seconds, self._pending = perf_counter() - self._pending, None
             self._pause = min(self.seconds, max(LEAST_PAUSE, REST * seconds))
             self.metrics.num_ticks += 1

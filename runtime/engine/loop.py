@@ -28,6 +28,7 @@ from .work import Jobs, Work
 from .written import Burst, Encoded, End, Events, Failure, Join
 
 CHECK_SECONDS = 1.0  # between two looks at whether the weights' files have changed
+PATIENCE = 0.02  # seconds between two looks of a thread that waits for another
 MOST_READERS = 8  # threads that read audio
 
 
@@ -88,6 +89,7 @@ class EngineLoop:
         self._failure: Failure | None = None  # that has ended the loop
         self._ending: Failure | None = None  # the same, or that it was closed
         self._checked = perf_counter()
+        self._num_encoded = 0  # ticks, when slots were given their embeddings last
         self._readers = ThreadPoolExecutor(min(MOST_READERS, max(1, num_cores() // 2)), "reader")
 
         # Start the threads
@@ -183,9 +185,10 @@ class EngineLoop:
         """
         ticker = self.ticker
         assert ticker
+        tokens = ticker.tick_tokens
         return self._done(
-            self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count)
-        ) + self._done(
+            self._encode_jobs, lambda: ticker.encoder.seconds_of_call(count, tokens)
+        ) + tokens * self._done(
             self._decode_jobs, lambda: self._pool.at(self._pool.last).seconds_of_call(count)
         )
 
@@ -266,7 +269,7 @@ class EngineLoop:
             elif recording:
                 self._encode(recording)
             elif not self._step():
-                self._wait()
+                self._wait_for_tick()
 
     def _encode_loop(self) -> None:
         while self._goes_on:
@@ -280,7 +283,7 @@ class EngineLoop:
             elif recording:
                 self._encode(recording)
             else:
-                self._wait()
+                self._wait_for_tick()
 
     def _decode_loop(self) -> None:
         while self._goes_on:
@@ -289,16 +292,20 @@ class EngineLoop:
                 self._settle()
             if not self._step():
                 began = perf_counter()
-                self._wait()
+                self._wait(PATIENCE)
                 self.work.wait += perf_counter() - began
 
-    def _wait(self) -> None:
+    def _wait_for_tick(self) -> None:
+        """Wait for a change or the next tick."""
+        left = self.ticker.seconds_left() if self.ticker else None
+        self._wait(PATIENCE if left is None else min(PATIENCE, left))
+
+    def _wait(self, seconds: float) -> None:
         """Wait for a change; not for long, as it may have happened just before."""
         with self._lock:
             if not self._is_stopped:
                 self._encoding.read_ahead(self._readers, self._tell)
-                left = self.ticker.seconds_left() if self.ticker else None
-                self._change.wait(0.02 if left is None else min(0.02, left))
+                self._change.wait(seconds)
 
     def _should_tick(self, is_live: bool) -> bool:
         """Return whether to encode what has come; `is_live` says whether the decoder is behind."""
@@ -361,6 +368,7 @@ class EngineLoop:
             recording.events.put(Failure(recording, recording.error))
         self._failed.clear()
         self._pool.settle()
+        self._num_encoded = self.ticker.num_encoded if self.ticker else 0
 
     def _drop(self, recording: Recording) -> None:
         """Encode no more of a recording."""
@@ -394,8 +402,8 @@ class EngineLoop:
                 self.work.decode += perf_counter() - began
                 self.work.steps += 1
                 self.work.positions += count
-        if self.ticker and not self._pool.num_live_ready:
-            self.ticker.note_decoded()
+        if self.ticker:
+            self.ticker.note_step(self._num_encoded, is_idle=not self._pool.num_live_ready)
         return has_stepped
 
     def _take(self, event: Burst | End) -> None:

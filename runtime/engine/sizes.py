@@ -10,8 +10,10 @@ import numpy as np
 from ...manifest import CacheSpec, Manifest
 from ...memory import available_memory
 from ..device.base import Device
+from ..device.pages import page_bytes
 from ..memory import buffer_bytes
 from ..model import LoadedModel
+from .encoders.samples import MOST_TOKENS
 from .encoding import MOST_CACHES
 
 # Positions of slots for short recordings and for pieces of long ones, 80 s and 5.3 minutes; each
@@ -36,6 +38,8 @@ def slot_sizes(
     batch_size: int | None,
     notes: list[str],
     spec: CacheSpec | None = None,
+    *,
+    has_live: bool = False,
 ) -> list[SlotSize]:
     """Return the sizes of slots from the smallest; on the CPU, whose memory is lazy, there is one.
 
@@ -44,6 +48,8 @@ def slot_sizes(
         batch_size: slots of each size; None for as many as the memory and the device suit.
         notes: gets a sentence on how many there are, if that was not asked for or does not fit.
         spec: of the largest slots; None for that of the model's context.
+        has_live: leave room for the encoder's cache of a live stream in each of the largest slots,
+            and for its graph's weights.
     """
     specs = _specs(spec or model.decoder.spec, model.device)
     free = free_memory(model)
@@ -55,9 +61,15 @@ def slot_sizes(
         return sizes
     item_size = np.dtype(_activation_dtype(model.manifest, model.facts.precision)).itemsize
     free -= MOST_CACHES * buffer_bytes(model.grid.spec, item_size)
+    of_live = 0
+    if has_live:
+        of_live = live_bytes(model)
+        graphs = model.manifest.precisions[model.facts.precision]
+        free -= sum(model.manifest.files[name].size for name in graphs.encoder.data)
     sizes = []
     for spec, share in zip(specs, SHARES[len(specs)], strict=True):
-        count = max(1, min(wanted, int(share * free) // buffer_bytes(spec, item_size)))
+        each = buffer_bytes(spec, item_size) + (of_live if spec is specs[-1] else 0)
+        count = max(1, min(wanted, int(share * free) // each))
         sizes.append(SlotSize(spec, count, spec is specs[-1]))
     _tell(sizes, batch_size, model.manifest, notes)
     return sizes
@@ -81,6 +93,13 @@ def _tell(
     note = f"batch size: {counts} together ({why})"
     if note not in notes:
         notes.append(note)
+
+
+def live_bytes(model: LoadedModel) -> int:
+    """Return the bytes of the encoder's cache of a live stream."""
+    spec = model.encoder.spec
+    size = np.dtype(_activation_dtype(model.manifest, model.facts.precision)).itemsize
+    return page_bytes(spec, MOST_TOKENS * spec.rows_per_token, size)
 
 
 def free_memory(model: LoadedModel) -> int | None:

@@ -26,14 +26,22 @@ class Watch:
 
     def inspect(self, block: np.ndarray) -> Iterator[str]:
         """Yield warnings about the samples of a block: digital silence, and clipping."""
-        edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
-        longest, self.zeros = int(np.diff(edges).max()) - 1, int(edges[-1] - edges[-2]) - 1
-        if longest >= MUTED_SECONDS * self.rate:
+        if self._longest_zeros(block) >= MUTED_SECONDS * self.rate:
             yield from self._once(
                 f"the input has been digital silence for {MUTED_SECONDS:.0f} s: is it muted?"
             )
-        if np.count_nonzero(np.abs(block) >= CLIPPED) > len(block) / 100:
+        levels = np.abs(block)
+        if len(block) and levels.max() >= CLIPPED and (levels >= CLIPPED).mean() > 0.01:
             yield from self._once("the input exceeds full scale: turn it down")
+
+    def _longest_zeros(self, block: np.ndarray) -> int:
+        """Return the longest run of zeros that ends in a block, or goes on behind it."""
+        if len(block) and block[0] and block[-1] and len(block) < MUTED_SECONDS * self.rate:
+            found, self.zeros = self.zeros, 0  # any other run is shorter than the block
+            return found
+        edges = np.concatenate(([-1 - self.zeros], np.flatnonzero(block), [len(block)]))
+        self.zeros = int(edges[-1] - edges[-2]) - 1
+        return int(np.diff(edges).max()) - 1
 
     def inspect_pace(self, metrics: StreamMetrics, now: float) -> Iterator[str]:
         """Yield a warning if the model falls further and further behind the speech.

@@ -13,7 +13,7 @@ import hmac
 import ipaddress
 import logging
 import re
-from collections.abc import Container, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterable, MutableMapping
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ...decode import read_within
 from ...errors import UsageError
 from ...limits import KB
+from ..api_error import ApiError
 from .refusals import refuse
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,13 @@ VARIABLE = "VOXTRAL_ONNX_API_KEYS"  # keys, separated by commas or blanks
 OPEN_PATHS = frozenset({"/health", "/ready"})  # each answers a word, for those who watch a server
 CLIENT = "voxtral_onnx.client"  # of a scope: who uses the API, `key 1` or an address; never a key
 LEAST_KEY = 16  # characters; shorter ones can be guessed over a network
+WRONG_KEY = "the API key is not one of this server's"
+NO_KEY = (
+    "an API key is needed: send the header Authorization: Bearer KEY; for a browser's WebSocket "
+    "the subprotocol openai-insecure-api-key.KEY"
+)
+# Refuses the WebSocket of a browser, if it returns true
+RefuseBrowser = Callable[[Scope, Receive, Send, ApiError], Awaitable[bool]]
 _KEY = re.compile(r"[!-+\--~]{16,512}")  # visible, in ASCII, without a comma
 _SUBPROTOCOL = "openai-insecure-api-key."  # as OpenAI's client for browsers sends it
 _MOST_FILE = 64 * KB
@@ -160,50 +168,73 @@ class KeyCheck:
     Requests that pass have `CLIENT` in their scope, except those for open paths.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: Container[str] = OPEN_PATHS):
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: ApiKeys,
+        open_paths: Container[str] = OPEN_PATHS,
+        refuse_browser: RefuseBrowser | None = None,
+    ):
         """Guard an application.
 
         Args:
             app: what is guarded.
             keys: who may use it; if there are none, everybody.
             open_paths: what may be read (GET and HEAD) without a key.
+            refuse_browser: refuses the WebSocket of a browser in a way that its scripts can see,
+                if it returns true.
         """
         self.app, self._keys, self._open_paths = app, keys, open_paths
+        self._refuse_browser = refuse_browser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to the application, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        is_browser = _is_browser(scope)
+        scope, keys = _without_keys(scope)
         if _has_key_in_address(scope):
             message = (
                 "a key does not belong in an address, which ends up in logs: replace this key, and "
                 "send the new one in the header Authorization: Bearer KEY"
             )
-            await refuse(scope, receive, send, 400, message, "key_in_address")
+            error = ApiError(message, status=400, code="key_in_address")
+            await self._refuse(scope, receive, send, error, is_browser)
             return
 
-        # Identify the client, and take its key out of the request
+        # Identify the client
         is_reading = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
         is_open = is_reading and scope["path"] in self._open_paths
-        scope, keys = _without_keys(scope)
         client = (scope.get("client") or ("?",))[0]
         if self._keys and not is_open:
             known = self._keys.identify(keys[0]) if len(keys) == 1 else None
             if known is None:
                 log.warning("a request without a valid API key was refused: %s", client)
-                message = (
-                    "the API key is not one of this server's"
-                    if keys
-                    else "an API key is needed: send the header Authorization: Bearer KEY"
-                )
-                headers = {"WWW-Authenticate": "Bearer"}
-                await refuse(scope, receive, send, 401, message, "invalid_api_key", headers)
+                error = ApiError(WRONG_KEY if keys else NO_KEY, status=401, code="invalid_api_key")
+                await self._refuse(scope, receive, send, error, is_browser)
                 return
             client = known
         if not is_open:
             scope[CLIENT] = client
         await self.app(scope, receive, send)
+
+    async def _refuse(
+        self, scope: Scope, receive: Receive, send: Send, error: ApiError, is_browser: bool
+    ) -> None:
+        tell = self._refuse_browser if is_browser else None
+        if tell and await tell(scope, receive, send, error):
+            return
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        await refuse(scope, receive, send, error.status, str(error), error.code or "", headers)
+
+
+def _is_browser(scope: Scope) -> bool:
+    """Return whether a script of a browser asks for a WebSocket."""
+    if scope["type"] != "websocket":
+        return False
+    offers_key = any(each.startswith(_SUBPROTOCOL) for each in scope["subprotocols"])
+    return offers_key or any(name == b"origin" for name, _ in scope["headers"])
 
 
 def _has_key_in_address(scope: Scope) -> bool:

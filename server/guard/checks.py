@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from .access import OPEN_PATHS, ApiKeys, KeyCheck
+from .access import OPEN_PATHS, ApiKeys, KeyCheck, RefuseBrowser
 from .hosts import AllowedHosts, OwnOrigins, checked_host, checked_origin
 from .request_limits import DEFAULT_LIMITS, LimitedRequests, RequestLimits
 
@@ -21,6 +21,7 @@ def guards(
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
     limits: RequestLimits = DEFAULT_LIMITS,
+    refuse_browser: RefuseBrowser | None = None,
 ) -> list[Middleware]:
     """Return all checks, the outermost and cheapest first; they cover WebSockets too.
 
@@ -30,6 +31,7 @@ def guards(
         allowed_hosts: names, besides this computer's own, that Host headers may have.
         allowed_origins: pages of other origins, whose scripts may use the API.
         limits: on each request.
+        refuse_browser: tells the script of a browser's WebSocket that its key is wrong.
 
     Raises:
         UsageError: a host or an origin is not valid.
@@ -42,6 +44,6 @@ def guards(
         found.append(Middleware(CORSMiddleware, origins, methods, headers))
     return [
         *found,
-        Middleware(KeyCheck, keys, open_paths),
+        Middleware(KeyCheck, keys, open_paths, refuse_browser),
         Middleware(LimitedRequests, limits),
     ]

@@ -99,7 +99,10 @@ def site_manifest(artifact: Path, precisions: Sequence[str] | None = None) -> Ma
             f"which {artifact} has"
         )
     native = {  # what the page runs
-        name: replace(manifest.precisions[name], families={}, encoder_batch=None) for name in chosen
+        name: replace(
+            manifest.precisions[name], families={}, encoder_batch=None, encoder_paged=None
+        )
+        for name in chosen
     }
     manifest = replace(manifest, precisions=native)
     manifest = replace(manifest, files=manifest.files_of(chosen))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.websockets import WebSocket
+from starlette.requests import HTTPConnection
 
 from ..api_error import ApiError
 from .connection import RESTART, Connection
@@ -26,15 +26,15 @@ BETA_GONE = (
 )
 
 
-def asks_for_beta(socket: WebSocket) -> bool:
+def asks_for_beta(connection: HTTPConnection) -> bool:
     """Return whether a client wants the beta of OpenAI's protocol."""
-    header = socket.headers.get("openai-beta", "")
-    return _BETA_HEADER in header or _BETA_SUBPROTOCOL in socket.scope["subprotocols"]
+    header = connection.headers.get("openai-beta", "")
+    return _BETA_HEADER in header or _BETA_SUBPROTOCOL in connection.scope["subprotocols"]
 
 
-def named_dialect(socket: WebSocket, default: str) -> str:
+def named_dialect(connection: HTTPConnection, default: str) -> str:
     """Return the dialect of a client as far as it is known before its first message."""
-    if default == AUTO and socket.query_params.get("intent") == "transcription":
+    if default == AUTO and connection.query_params.get("intent") == "transcription":
         return OPENAI
     return default
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from ..api_error import ApiError, refusal_of
 from ..engines import Engines
-from .connection import INTERNAL, RESTART, TRY_LATER, ClientConnection
+from .connection import INTERNAL, POLICY, RESTART, TRY_LATER, ClientConnection
 from .speech import LiveSpeech, SpeechEvent, SpeechOptions
 
 log = logging.getLogger(__name__)
 
 MOVE = {"type": "move"}  # stands among a client's messages where the server begins to end
+SILENCE = {"type": "silence"}  # likewise where no sound has come for long
+MOST_SILENCE = 600.0  # seconds without sound for which a client keeps its stream
 RESTARTING = "server_restarting"  # the code of an error: connect anew, to another server
 
 
@@ -38,7 +40,7 @@ class Dialect(ABC):
         self.connection, self.engines, self.names = connection, engines, tuple(names)
         self.speech: LiveSpeech | None = None
         self._events: asyncio.Task[None] | None = None
-        self.is_moving = False  # its speech ends in the middle
+        self.is_broken_off = False  # its speech ends in the middle
 
     # What a dialect is made of
     @abstractmethod
@@ -88,7 +90,10 @@ class Dialect(ABC):
                     if message is None or self.connection.is_gone or self.connection.is_closing:
                         break
                     if message is MOVE:
-                        await self._move()
+                        await self._break_off(RESTART, moving())
+                    elif message is SILENCE:
+                        if self.speech and self.speech.silence >= MOST_SILENCE:
+                            await self._break_off(POLICY, silent())
                     else:
                         await self.take(message)
                 except Exception as error:
@@ -143,13 +148,14 @@ class Dialect(ABC):
         """Let the words of what has come follow, and tell the client to move to another server."""
         self.connection.interject(MOVE)
 
-    async def _move(self) -> None:
-        self.is_moving = True
+    async def _break_off(self, code: int, error: ApiError) -> None:
+        """Let the words of what has come follow, then send an error, and close the connection."""
+        self.is_broken_off = True
         try:
             await self.finish_speech()
         except Exception as failure:
-            log.info("a client that is to move: %s", failure)
-        self.end_connection(RESTART, moving())
+            log.info("the speech of a client that is broken off: %s", failure)
+        self.end_connection(code, error)
 
     def stop(self) -> None:
         """End the connection with an error, as the server ends."""
@@ -162,6 +168,7 @@ class Dialect(ABC):
 
     async def _hear(self, speech: LiveSpeech) -> None:
         """Tell the client of the events of its speech, until that ends."""
+        watching = asyncio.create_task(self._watch(speech))
         try:
             async for event in speech.events():
                 self.hear(event)
@@ -170,6 +177,16 @@ class Dialect(ABC):
         except Exception as error:
             self.speech = self._events = None
             self.end_connection(INTERNAL, refusal_of(error))
+        finally:
+            watching.cancel()
+
+    async def _watch(self, speech: LiveSpeech) -> None:
+        """Let `SILENCE` come where no sound does, behind the messages that have come."""
+        while True:
+            left = MOST_SILENCE - speech.silence
+            if left <= 0:
+                self.connection.interject(SILENCE)
+            await asyncio.sleep(left if left > 0 else MOST_SILENCE)
 
     def _refuse(self, error: Exception, message: dict[str, Any] | None) -> None:
         if not self.connection.is_closing:
@@ -179,3 +196,9 @@ class Dialect(ABC):
 def moving() -> ApiError:
     """Return the error that a client is told before the server ends."""
     return ApiError("the server is about to end; connect anew", status=503, code=RESTARTING)
+
+
+def silent() -> ApiError:
+    """Return the error that a client is told whose stream gets no sound."""
+    message = f"no sound has come for {MOST_SILENCE:g} s, so the stream has ended; connect anew"
+    return ApiError(message, status=408, code="idle_timeout")

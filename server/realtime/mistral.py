@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from ...escaping import quoted
@@ -31,8 +30,8 @@ from ..engines import Engines
 from ..rest.form import MISTRAL_PATH as PATH
 from .connection import POLICY, Connection, sound_of
 from .dialect import Dialect
-from .mistral_session import MistralSession, session_of
-from .routes import serve_dialect
+from .mistral_session import MistralSession, error_event, session_of
+from .routes import live_router, serve_dialect
 from .speech import Flushed, LiveSpeech, SpeechEvent, SpeechOptions
 
 # In one message, half an hour of speech: clients take messages of 1 MiB, as websockets does
@@ -185,8 +184,8 @@ class MistralRealtime(Dialect):
             self.connection.close()
 
     def refuse(self, error: ApiError, message: dict[str, Any] | None) -> None:
-        """Send an error; its code is the status that HTTP has for it."""
-        self._send("error", error={"message": str(error), "code": error.status})
+        """Send an error."""
+        self.connection.send(error_event(error))
 
     def _done(self) -> None:
         """Send the words since the last time."""
@@ -227,8 +226,7 @@ class MistralRoute:
     def __init__(self, engines: Engines, names: Sequence[str]):
         """Make it, for a model with these names, the server's own first."""
         self.engines, self.names = engines, names
-        self.router = APIRouter()
-        self.router.add_api_websocket_route(PATH, self.serve)
+        self.router = live_router(PATH, self.serve)
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve a client until it leaves."""

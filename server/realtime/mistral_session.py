@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ...escaping import quoted
 from ...runtime.delay import delay_ms, untrained_delay
 from ...runtime.live.turns import TurnRules
 from ...runtime.transcriber import Transcriber
 from ..api_error import ApiError
+from .fields import fault_of
 from .sound import LEAST_RATE, MOST_RATE, SoundFormat
 from .speech import SpeechOptions
 
@@ -119,12 +119,8 @@ def session_of(asked: Mapping[str, Any], transcriber: Transcriber) -> MistralSes
     try:
         session = MistralSession.model_validate(_without_none(asked))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise _refused(name, "unknown; left out, the session begins as it is") from error
-        said = first["msg"].replace("Input should be", "expected")
-        raise _refused(name, f"{said}, got {quoted(first['input'])}") from error
+        fault = fault_of(error, MistralSession, "session")
+        raise ApiError(f"{fault}", param=fault.path) from error
     if session.diarize or session.speaker_references:
         name = "diarize" if session.diarize else "speaker_references"
         raise _refused(name, f"{_NO_SPEAKERS}; leave it out")
@@ -137,6 +133,11 @@ def session_of(asked: Mapping[str, Any], transcriber: Transcriber) -> MistralSes
             )
     transcriber.stream_options(session.target_streaming_delay_ms, session.hotwords or None)
     return session
+
+
+def error_event(error: ApiError) -> dict[str, Any]:
+    """Return an error as clients read it; its code is the status that HTTP has for it."""
+    return {"type": "error", "error": {"message": str(error), "code": error.status}}
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..engines import Engines
 from ..rest.answers import json_of, logprobs, usage
 from .connection import INVALID_EVENT, Connection, sound_of
 from .dialect import Dialect
-from .openai_session import Session, new_id, refused, session_created
+from .openai_session import Session, error_event, new_id, refused, session_created
 from .speech import Flushed, SpeechEvent, SpeechOptions
 
 # What a client may send, and the field that it has besides its id
@@ -225,7 +225,7 @@ class OpenAIRealtime(Dialect):
                     self._complete(item)
             case SpeechStart():
                 self._start_item(self._stream_start + event.time)
-            case TurnEnd() if not self.is_moving:  # else the server ends it, not the speaker
+            case TurnEnd() if not self.is_broken_off:  # else the server ends it, not the speaker
                 self._end_item(self._stream_start + event.time)
             case StreamWarning():
                 self._items[0].warnings.append(event.text)
@@ -329,7 +329,7 @@ class OpenAIRealtime(Dialect):
         """Send an error, with the id of the message that has caused it."""
         event_id = (message or {}).get("event_id")
         said = event_id if isinstance(event_id, str) and len(event_id) <= LONGEST_ID else None
-        self._send("error", error={**error.body["error"], "event_id": said})
+        self.connection.send(error_event(error, said))
 
     def end_connection(self, code: int, error: ApiError) -> None:
         """Send of each item that is not complete that it has failed, and then the error."""

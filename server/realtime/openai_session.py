@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...escaping import MOST_QUOTED, one_line, quoted
+from ...escaping import quoted
 from ...runtime.live.turns import TurnRules
 from ..api_error import ApiError
+from .fields import fault_of
 from .sound import SoundFormat
 from .speech import SpeechOptions
 
@@ -19,7 +20,6 @@ PCM_RATES = (24_000, 16_000)  # Hz; OpenAI's own first
 TELEPHONE_RATE = 8_000  # Hz, of G.711
 LOUDEST_LEVEL = 12.0  # decibels above the noise, for a threshold of 1; 0.5 is the server's own
 MOST_MILLISECONDS = 60_000
-MOST_NAMED = 8  # fields in an error
 # Fields of turn detection that are about answers, of which this session has none
 ABOUT_ANSWERS = ("create_response", "interrupt_response", "idle_timeout_ms")
 
@@ -142,7 +142,9 @@ class Session(_Given):
         try:
             session = Session.model_validate(merged)
         except ValidationError as error:
-            raise _refusal(error) from error
+            fault = fault_of(error, Session, "session")
+            code = "unknown_parameter" if fault.is_unknown else "invalid_value"
+            raise ApiError(f"{fault}", param=fault.path, code=code) from error
         _check(session, names)
         return session
 
@@ -177,6 +179,12 @@ def session_created(session_id: str, names: Sequence[str]) -> dict[str, Any]:
     """
     session = Session().shown(session_id, names[0])
     return {"type": "session.created", "event_id": new_id("event"), "session": session}
+
+
+def error_event(error: ApiError, event_id: str | None = None) -> dict[str, Any]:
+    """Return an error as clients read it, with the id of the message that has caused it."""
+    fields = {**error.body["error"], "event_id": event_id}
+    return {"type": "error", "event_id": new_id("event"), "error": fields}
 
 
 def _merged(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -254,42 +262,6 @@ def _check(session: Session, names: Sequence[str]) -> None:
             param=f"{path}.model",
             code="model_not_found",
         )
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    """Return what to tell a client of fields that are unknown, or else of a first wrong value."""
-    errors = error.errors(include_url=False, include_context=False)
-    unknown = [each["loc"] for each in errors if each["type"] == "extra_forbidden"]
-    if unknown:
-        path, *others = map(_path, unknown[:MOST_NAMED])
-        expected = ", ".join(_fields(unknown[0][:-1]))
-        more = f" (unknown too: {', '.join(others)})" if others else ""
-        return ApiError(
-            f"{path}: unknown; expected some of {expected}{more}",
-            param=path,
-            code="unknown_parameter",
-        )
-    first = errors[0]
-    path = _path(first["loc"])
-    if first["type"] == "missing":
-        return refused(path, "missing")
-    expected = first["msg"].removeprefix("Input should be ")
-    return refused(path, f"expected {expected}, got {quoted(first['input'])}")
-
-
-def _path(location: Sequence[str | int]) -> str:
-    """Return the path of a field, of whose names the last may be any text of the client's."""
-    *parents, name = map(str, location)
-    return ".".join(("session", *parents, one_line(name[:MOST_QUOTED])))
-
-
-def _fields(location: Sequence[str | int]) -> list[str]:
-    """Return the fields that an object may have."""
-    model: Any = Session
-    for name in location:
-        kind = model.model_fields[name].annotation
-        model = next((each for each in get_args(kind) if each is not type(None)), kind)
-    return list(model.model_fields)
 
 
 def refused(param: str, reason: str) -> ApiError:

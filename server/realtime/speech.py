@@ -55,6 +55,7 @@ class LiveSpeech:
         self._events = asyncio.Queue[SpeechEvent | Exception | None]()
         self._marks = list[tuple[int, int]]()  # of flushes: tokens until then, number
         self._num_flushes = 0
+        self._heard_at = asyncio.get_running_loop().time()  # when the last sound had come
         self._task = asyncio.create_task(self._read())
 
     @classmethod
@@ -80,6 +81,11 @@ class LiveSpeech:
         """Return how much sound has come, in seconds."""
         return self._session.metrics.captured
 
+    @property
+    def silence(self) -> float:
+        """Return for how long no sound has come, in seconds."""
+        return asyncio.get_running_loop().time() - self._heard_at
+
     async def append(self, content: bytes) -> None:
         """Take the next bytes of sound; wait while much of it waits for the engine.
 
@@ -89,6 +95,7 @@ class LiveSpeech:
         """
         for first in range(0, len(content), PIECE):
             await self._feed(self._reader.read(content[first : first + PIECE]))
+        self._heard_at = asyncio.get_running_loop().time()
 
     async def flush(self) -> int:
         """Let all words spoken so far come at once, then `Flushed` with the number returned.

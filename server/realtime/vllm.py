@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-import msgspec
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...escaping import quoted
 from ...runtime.live.events import StreamWarning
@@ -20,6 +20,7 @@ from ..api_error import ApiError
 from ..engines import Engines
 from .connection import INVALID_EVENT, Connection, sound_of
 from .dialect import Dialect
+from .fields import fault_of
 from .sound import SoundFormat
 from .speech import SpeechEvent, SpeechOptions
 
@@ -29,25 +30,34 @@ UPDATE, APPEND, COMMIT = (
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
 )
-Message = TypeVar("Message")
 
 
-class SessionUpdate(msgspec.Struct, forbid_unknown_fields=True):
+class _Fields(BaseModel):
+    """The fields of a message; `event_id` is taken, as some clients number what they send."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: str
+    event_id: str | None = None
+
+
+class SessionUpdate(_Fields):
     """The fields of `session.update`."""
 
-    type: Literal["session.update"]
     model: str
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=0)] = 0.0  # the likeliest text
+    temperature: Literal[0] = 0  # the likeliest text
     language: str | None = None  # ignored: the model detects it
     timestamp_granularities: list[Literal["segment"]] = []
     every_token: bool = False  # an extension: a delta for each token, as vLLM sends them
 
 
-class Commit(msgspec.Struct, forbid_unknown_fields=True):
+class Commit(_Fields):
     """The fields of `input_audio_buffer.commit`."""
 
-    type: Literal["input_audio_buffer.commit"]
     final: bool = False
+
+
+Message = TypeVar("Message", bound=_Fields)
 
 
 class VllmRealtime(Dialect):
@@ -179,15 +189,20 @@ class VllmRealtime(Dialect):
         self._begin()
 
     def refuse(self, error: ApiError, message: dict[str, Any] | None) -> None:
-        """Send an error event."""
-        code = error.code or ("processing_error" if error.status >= 500 else INVALID_EVENT)
-        self.connection.send({"type": "error", "error": str(error), "code": code})
+        """Send an error."""
+        self.connection.send(error_event(error))
 
 
 def session_created() -> dict[str, Any]:
     """Return vLLM's first message."""
     identity, created = f"sess-{uuid.uuid4().hex}", int(time.time())
     return {"type": "session.created", "id": identity, "created": created}
+
+
+def error_event(error: ApiError) -> dict[str, Any]:
+    """Return an error as clients read it: a text, and a code beside it."""
+    code = error.code or ("processing_error" if error.status >= 500 else INVALID_EVENT)
+    return {"type": "error", "error": str(error), "code": code}
 
 
 def checked(message: dict[str, Any], kind: type[Message]) -> Message:
@@ -197,6 +212,7 @@ def checked(message: dict[str, Any], kind: type[Message]) -> Message:
         ApiError: a field is unknown or missing, or has a value that it cannot have.
     """
     try:
-        return msgspec.convert(message, kind)
-    except msgspec.ValidationError as error:
-        raise ApiError(f"{message['type']}: {error}", code=INVALID_EVENT) from error
+        return kind.model_validate(message)
+    except ValidationError as error:
+        fault = fault_of(error, kind)
+        raise ApiError(f"{message['type']}: {fault}", code=INVALID_EVENT) from error

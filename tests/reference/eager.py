@@ -18,7 +18,7 @@ from voxtral_onnx.exporter.model.parameters import (
     decoder_parts,
     encoder_parts,
 )
-from voxtral_onnx.exporter.model.voxtral import BatchEncoder, Decoder, Encoder
+from voxtral_onnx.exporter.model.voxtral import BatchEncoder, Decoder, Encoder, PagedEncoder
 from voxtral_onnx.quant.recipe import FLOAT, Recipe
 from voxtral_onnx.verification.layerwise import (
     Layerwise,
@@ -42,10 +42,12 @@ def eager_modules(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> tuple[Encod
     return modules
 
 
-def eager_batch_encoder(checkpoint: Checkpoint, recipe: Recipe = FLOAT) -> BatchEncoder:
-    """The encoder for several streams, likewise."""
+def eager_encoder(
+    kind: type[BatchEncoder | PagedEncoder], checkpoint: Checkpoint, recipe: Recipe = FLOAT
+) -> BatchEncoder | PagedEncoder:
+    """An encoder for several streams, likewise."""
     parts = encoder_parts(PartFactory("float32", recipe), checkpoint.config)
-    module = BatchEncoder(parts, checkpoint.config).eval()
+    module = kind(parts, checkpoint.config).eval()
     load_weights(module, parts, checkpoint)
     return module
 

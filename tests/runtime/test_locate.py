@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,10 @@ from support.commands import CLIP, TEXT, make_homeless
 from voxtral_onnx import export, limits, quantize
 from voxtral_onnx.assets import TINY
 from voxtral_onnx.errors import ArtifactError, UsageError
+from voxtral_onnx.exporter import sources
 from voxtral_onnx.exporter.checkpoint.open import resolve_source
 from voxtral_onnx.manifest import Manifest
+from voxtral_onnx.runtime import locate
 from voxtral_onnx.runtime.locate import choose_precisions, find_artifact, remember_export
 
 
@@ -23,6 +27,7 @@ def state(tmp_path, monkeypatch):
     """The file that remembers the last export."""
     monkeypatch.delenv("VOXTRAL_ONNX_MODEL", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     remember_export(tmp_path)
     [path] = (tmp_path / "state").rglob("state.json")
     return path
@@ -109,6 +114,66 @@ def test_a_checkout_makes_the_test_model_first(state, run, tiny_artifact, tmp_pa
     assert find_artifact("tiny") == tiny_artifact
     remember_export(tmp_path)  # another model's
     assert find_artifact() == tmp_path and find_artifact("tiny") == tiny_artifact
+
+
+def test_each_checkout_has_its_own_test_model(state, tiny_artifact, tmp_path, monkeypatch):
+    """Another one's may be of other code; of so many the latest are remembered."""
+    monkeypatch.setattr(locate, "TINY_ARTIFACT", tmp_path / "none")
+    remember_export(tiny_artifact)
+    monkeypatch.setattr(locate, "PACKAGE", tmp_path / "another checkout")
+    with pytest.raises(ArtifactError, match="tiny: was not exported yet"):
+        find_artifact("tiny")
+    shutil.copytree(tiny_artifact, tmp_path / "own")
+    remember_export(tmp_path / "own")
+    assert find_artifact("tiny") == tmp_path / "own"
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", str(state.parents[1]))
+    monkeypatch.setattr(locate, "TINY_ARTIFACT", tmp_path / "none")
+    assert find_artifact("tiny") == tiny_artifact
+    for number in range(locate.MOST_PACKAGES):
+        monkeypatch.setattr(locate, "PACKAGE", tmp_path / str(number))
+        remember_export(tiny_artifact)
+    assert find_artifact() == tiny_artifact and find_artifact("tiny") == tiny_artifact
+    assert len(json.loads(state.read_bytes())["test_models"]) == locate.MOST_PACKAGES
+
+
+# An export's end, which takes its time between reading what is remembered and writing it
+REMEMBER = """
+import sys, time
+from pathlib import Path
+from voxtral_onnx.exporter import sources
+from voxtral_onnx.runtime import locate
+
+def slowly(read, seconds):
+    def remembered():
+        found = read()
+        time.sleep(seconds)
+        return found
+    return remembered
+
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+locate.PACKAGE = Path(f"/{number}")
+locate._remembered = slowly(locate._remembered, 0.2)
+sources._remembered = slowly(sources._remembered, 0.5)  # which begin 0.2 s one after the other
+sys.stdin.read()  # until all are ready
+locate.remember_export(folder)
+sources.remember_source(folder, {"file": (number, 0)})
+"""
+
+
+def test_exports_at_the_same_time_are_all_remembered(state, tiny_artifact):
+    """Each process adds a package and a source to what the others have added."""
+    command = [sys.executable, "-c", REMEMBER, str(tiny_artifact)]
+    running = [
+        subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(4)
+    ]
+    for process in running:
+        assert process.stdin
+        process.stdin.close()
+    assert {process.wait() for process in running} == {0}
+    assert json.loads(state.read_bytes())["test_models"].keys() == {"/0", "/1", "/2", "/3"}
+    assert all(sources.may_be_source(tiny_artifact, {"file": (n, 0)}) for n in range(4))
+    assert not sources.may_be_source(tiny_artifact, {"file": (4, 0)})
 
 
 def test_another_last_export_is_not_the_test_model(state, artifact, tmp_path, monkeypatch):

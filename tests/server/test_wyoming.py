@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import random
 import signal
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from messages.wyoming import torment
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 from support.servers import TIMEOUT, serving, until
 from typer import BadParameter
@@ -52,6 +51,11 @@ def listening(engines):
         ready.set()
         loop.run_forever()
         loop.run_until_complete(server.close())
+        left = asyncio.all_tasks(loop)  # as `asyncio.run` ends them
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
         loop.close()
 
     thread = threading.Thread(target=run)
@@ -303,59 +307,28 @@ def test_too_many(api, port, monkeypatch):
         assert error.data["code"] == "at_capacity"
 
 
-GRAMMAR = ("describe", "ping", "transcribe", "audio-start", "audio-chunk", "audio-stop", "x")
-
-
-def some_value(draw: random.Random):
-    return draw.choice([None, True, -1, 0, 1, 2, 4, 16_000, 1e9, "en", "x" * 200, "\ud800", [], {}])
-
-
-def some_event(draw: random.Random) -> bytes:
-    """Return an event, most often a good one, or bytes that are none."""
-    if draw.random() < 0.05:
-        return draw.randbytes(draw.randrange(200))
-    form = {"rate": draw.choice([16_000, 8_000]), "width": draw.choice([2, 4]), "channels": 1}
-    data: dict[str, Any] = {**form, "text": "x", "transcript_terms": ["lamp"]}
-    if draw.random() < 0.1:
-        data[draw.choice([*data, "name", "language"])] = some_value(draw)
-    payload = draw.randbytes(draw.choice([0, 1, 320, 3200]))
-    kind = draw.choice(GRAMMAR)
-    event: dict[str, Any] = {"type": kind, "data": data}
-    if kind == "audio-chunk":
-        event["payload_length"] = len(payload)
-    if draw.random() < 0.03:
-        event[draw.choice([*event, "data_length", "payload_length"])] = some_value(draw)
-    return json.dumps(event).encode() + b"\n" + (payload if kind == "audio-chunk" else b"")
+def test_refused_clients_that_stay(api, monkeypatch):
+    """Only so many are told so at a time; further ones are closed at once, without a word."""
+    monkeypatch.setattr(wyoming, "MOST_CLIENTS", 0)
+    monkeypatch.setattr(wyoming, "MOST_REFUSED", 2)
+    monkeypatch.setattr(wyoming, "LEAVE_SECONDS", float(TIMEOUT))
+    with listening(api.engines) as port, ExitStack() as stack:
+        for expected in (b'"error"', b'"error"', b""):
+            client = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+            stack.enter_context(client)
+            said = b""
+            with suppress(ConnectionResetError):
+                said = client.recv(1 << 16)
+            assert expected in said and bool(expected) == bool(said)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_events(api, port, caplog, seed):
     """Each is answered or refused; none is a fault of the server's, and no slot stays taken."""
-    draw, left = random.Random(seed), 1_000
-    while left > 0:
-        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
-            answers = threading.Thread(target=drain, args=(client,))
-            answers.start()
-            with suppress(OSError):  # refused
-                for _ in range(draw.randrange(1, 40)):
-                    left -= 1
-                    client.sendall(some_event(draw))
-            if draw.random() < 0.5:
-                client.shutdown(socket.SHUT_RD)
-            else:
-                with suppress(OSError):
-                    client.shutdown(socket.SHUT_WR)
-            answers.join(TIMEOUT)
-            assert not answers.is_alive()
+    asyncio.run(torment(port, seed, 1_000))
     until(lambda: not api.engines.live)
     assert text_of(exchanged(port, *spoken(), until="transcript-stop")) == TEXT
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-def drain(client: socket.socket) -> None:
-    with suppress(OSError):
-        while client.recv(1 << 16):
-            pass
 
 
 API = ("--api-only", "--precision", "fp32", "--device", "cpu", "--slots", "4")

@@ -1,6 +1,7 @@
 """The native family: encoder and decoder with key-value caches in buffers that the host owns.
 
-A second encoder, on the weights of the first, advances several streams in one call.
+Two more encoders, on the weights of the first, advance several streams in one call: one with a
+buffer for each, and one with pages, for CUDA.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from .spec import Family, GraphPlan, PlanOf, add_counts, cache_specs, fused_oper
 
 
 def plans(*, tokens: Tokens, build: PartFactory, suffix: str) -> tuple[PlanOf, ...]:
-    """Return the plans of encoder, decoder, and the encoder for several streams."""
+    """Return the plans of encoder, decoder, and the encoders for several streams."""
+    several = [batch_encoder_plan]
+    if build.dtype == "float16":  # CUDA's attention has no pages of float32
+        several.append(paged_encoder_plan)
     return (
         *pair(tokens=tokens, build=build, suffix=suffix),
-        partial(batch_encoder_plan, build=build, suffix=suffix),
+        *(partial(plan, build=build, suffix=suffix) for plan in several),
     )
 
 
@@ -81,6 +85,50 @@ def batch_encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -
         graph_file=f"onnx/encoder_batch{suffix}.onnx",
         shares_weights_of=single.graph_file,
         fused_operators={**single.fused_operators, "GatherElements": 2},
+    )
+
+
+def paged_encoder_plan(config: VoxtralConfig, build: PartFactory, suffix: str) -> GraphPlan:
+    """Plan the encoder for several streams whose caches are pages."""
+    single, stack = encoder_plan(config, build, suffix), config.encoder
+
+    def module():
+        from ...model.voxtral import PagedEncoder
+
+        return PagedEncoder(single.parts, config)
+
+    # Declare inputs and outputs: lengths and pages in place of rows of one buffer
+    inputs, outputs = _encoder_ends(config, build.dtype, "batch")
+    paged = {
+        spec.name: replace(spec, shape=("num_pages", "page_rows", *spec.shape[1::2]))
+        for spec in (*inputs, *outputs)
+        if "." in spec.name
+    }
+    rows = f"{stack.downsample_factor}*chunk"
+    places = (
+        TensorSpec("query_seqlens", "int32", ("batch",)),
+        TensorSpec("cumulative_sequence_length", "int32", ("batch_and_1",)),
+        TensorSpec("past_seqlens", "int32", ("batch",)),
+        TensorSpec("block_table", "int32", ("batch", "pages")),
+        TensorSpec("slot_mapping", "int32", ("batch", rows)),
+        TensorSpec("attention_metadata", "int32", (2,)),
+    )
+    first = next(i for i, spec in enumerate(inputs) if spec.name == "seqlens_k")
+    last = next(i for i, spec in enumerate(inputs) if spec.name in paged)
+    inputs = (*inputs[:first], *places, *(paged[spec.name] for spec in inputs[last:]))
+    embeds = TensorSpec("audio_embeds", build.dtype, (1, "tokens", config.decoder.hidden_size))
+    outputs = (embeds, *(paged.get(spec.name, spec) for spec in outputs[1:]))
+    operators = dict(single.fused_operators)
+    operators["PagedAttention"] = operators.pop("GroupQueryAttention")
+    return replace(
+        single,
+        role="encoder_paged",
+        module=module,
+        inputs=inputs,
+        outputs=outputs,
+        graph_file=f"onnx/encoder_paged{suffix}.onnx",
+        shares_weights_of=single.graph_file,
+        fused_operators={**operators, "GatherElements": 2},
     )
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT_RECIPE
-from reference.eager import eager_batch_encoder, eager_modules, empty_caches
+from reference.eager import eager_encoder, eager_modules, empty_caches
 from support.parity import assert_parity
 
 from voxtral_onnx.exporter.checkpoint.open import open_checkpoint
+from voxtral_onnx.exporter.model.voxtral import BatchEncoder
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.quant.recipe import FLOAT, load_recipe
 from voxtral_onnx.runtime.device.session import Session
@@ -103,7 +104,8 @@ def test_streams_in_one_call_equal_the_module(name, toy_artifact, toy_checkpoint
     assert graph is not None
     session, checkpoint = Session(toy_artifact, graph, "cpu"), open_checkpoint(toy_checkpoint)
     recipe = FLOAT if name == "fp32" else load_recipe(str(EXACT_RECIPE))
-    encoder, stack = eager_batch_encoder(checkpoint, recipe), checkpoint.config.encoder
+    encoder = eager_encoder(BatchEncoder, checkpoint, recipe)
+    stack = checkpoint.config.encoder
     rng, batch = np.random.default_rng(3), 4
     states = {
         "conv1_state": torch.zeros(batch, 128, 2),

@@ -9,8 +9,9 @@ import pytest
 
 from voxtral_onnx import Transcriber
 from voxtral_onnx.runtime.engine import live
+from voxtral_onnx.runtime.engine.encoders.per_slot import EncoderPerSlot
+from voxtral_onnx.runtime.engine.encoders.samples import MOST_TOKENS
 from voxtral_onnx.runtime.engine.live import CATCH_UP, LiveRecording, Ticker
-from voxtral_onnx.runtime.engine.live_encoder import MOST_TOKENS, EncoderPerSlot
 from voxtral_onnx.runtime.engine.recording import Prefix
 from voxtral_onnx.runtime.stream import silent_start
 
@@ -54,7 +55,7 @@ class Clocked:
         if chosen:
             self.ticker.note_encoded()
         self.now += seconds
-        self.ticker.note_decoded()
+        self.ticker.note_step(self.ticker.num_encoded, is_idle=True)
         return [
             (len(chosen[each]) - len(self._around)) // 1280 if each in chosen else 0
             for each in self.recordings

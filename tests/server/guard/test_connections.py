@@ -9,13 +9,17 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from support.servers import TIMEOUT, get, serving
 
+from voxtral_onnx.server.guard.access import ApiKeys, KeyCheck
 from voxtral_onnx.server.guard.connections import LimitedListener, connection_limit
+from voxtral_onnx.server.realtime.keepalive import PatientProtocol
+from voxtral_onnx.server.realtime.refusals import BrowserRefusal
 
 LARGE = 16 << 20  # bytes of an answer, more than the system takes at once
 HALF = b"GET / HTTP/1.1\r\nHost: local"
@@ -162,16 +166,28 @@ def limited(request):
         body = b"x" * LARGE if scope["path"] == "/large" else b"done"
         await send({"type": "http.response.body", "body": body})
 
+    with limited_server(app, seconds) as port:
+        yield port, gate, started
+        gate.set()
+
+
+@contextmanager
+def limited_server(app, seconds: float = 10.0):
+    """Run an application behind two connections; gives its port."""
     with LimitedListener(socket.create_server(("127.0.0.1", 0)), 2, seconds) as listener:
         config = uvicorn.Config(
-            listener.watch(app), loop="asyncio", http="h11", lifespan="off", log_config=None
+            listener.watch(app),
+            loop="asyncio",
+            http="h11",
+            ws=PatientProtocol,
+            lifespan="off",
+            log_config=None,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         port = listener.getsockname()[1]
         thread.start()
-        yield port, gate, started
-        gate.set()
+        yield port
         server.should_exit = True
         thread.join()
 
@@ -204,3 +220,27 @@ def test_more_than_can_be_are_turned_away(limited, caplog):
         assert [each.getresponse().read() for each in (one, two)] == [b"done", b"done"]
     assert "2 requests are in work, as many as can be" in caplog.text
     assert get(port, "/")[0] == 200
+
+
+WRONG_KEY = (
+    b"GET /v1/realtime HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.wrong\r\n\r\n"
+)
+
+
+def test_browsers_that_were_refused_lock_nobody_out():
+    """Their connections are made, but have no request in work, though they do not close them."""
+    health = PlainTextResponse("well")
+    app = KeyCheck(health, ApiKeys(["k" * 20]), refuse_browser=BrowserRefusal("auto"))
+    with limited_server(app) as port, ExitStack() as strangers:
+        for _ in range(10):
+            stranger = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+            strangers.enter_context(stranger).sendall(WRONG_KEY)
+            said = b""
+            while b"\x0b\xb8invalid_api_key" not in said:  # the frame that closes, with 3000
+                part = stranger.recv(1 << 16)
+                assert part
+                said += part
+            assert b" 101 " in said and b"the API key is not one" in said
+        assert [get(port, "/health")[0] for _ in range(3)] == [200, 200, 200]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from support.commands import CLIP, TEXT
 from support.realtime import sound
-from support.servers import running
-from websockets.exceptions import ConnectionClosed
+from support.servers import get, running
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from voxtral_onnx.server.app import build_app
 from voxtral_onnx.server.guard.access import ApiKeys
+from voxtral_onnx.server.realtime.mistral import PATH
 
 KEY = "k" * 20
 APPEND, COMMIT, UPDATE = (
@@ -159,6 +162,67 @@ def test_a_browser_s_key_is_taken_and_never_echoed(engines):
             assert receive()["type"] == "session.created"
         with pytest.raises(Exception, match="401"), asking(port, subprotocols=["realtime"]):
             pass
+
+
+SAID = "the API key is not one of this server's"
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime?intent=transcription", "/v1/realtime", PATH])
+def test_browsers_are_told_of_a_wrong_key(engines, path):
+    """Their scripts see no status of HTTP; others get that."""
+    app = build_app(engines, model_name="tiny", keys=ApiKeys([KEY]))
+    wrong = "openai-insecure-api-key.not-the-key-of-this-server"
+    with running(app) as port:
+        own = {"Origin": f"http://127.0.0.1:{port}"}
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({"subprotocols": ["realtime", wrong]}, SAID),
+            ({"subprotocols": ["realtime"], "additional_headers": own}, "an API key is needed"),
+            ({"additional_headers": own}, "an API key is needed"),
+        ]
+        for options, says in cases:
+            with connect(f"ws://127.0.0.1:{port}{path}", **options) as socket:
+                event = json.loads(socket.recv(20))
+                assert event["type"] == "error" and says in event["error"]["message"]
+                with pytest.raises(ConnectionClosed):
+                    socket.recv(20)
+                assert (socket.close_code, socket.close_reason) == (3000, "invalid_api_key")
+                assert socket.subprotocol == ("realtime" if "subprotocols" in options else None)
+        for address in (path, "/v1/models"):
+            with (
+                pytest.raises(InvalidStatus, match="401"),
+                connect(
+                    f"ws://127.0.0.1:{port}{address}",
+                    additional_headers={"Authorization": "Bearer wrong"},
+                ),
+            ):
+                pass
+        with (
+            pytest.raises(InvalidStatus, match="401"),
+            connect(
+                f"ws://127.0.0.1:{port}/v1/models",
+                subprotocols=[Subprotocol("realtime"), Subprotocol(wrong)],
+            ),
+        ):
+            pass
+    assert not engines.live
+
+
+def test_a_vllm_server_tells_them_in_its_words(engines):
+    app = build_app(engines, model_name="tiny", keys=ApiKeys([KEY]), dialect="vllm")
+    with (
+        running(app) as port,
+        asking(port, subprotocols=["realtime", "openai-insecure-api-key.no"]) as (receive, _),
+    ):
+        assert receive() == {"type": "error", "error": SAID, "code": "invalid_api_key"}
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime", PATH])
+def test_what_asks_for_no_web_socket(port, path):
+    status, headers, content = get(port, path)
+    assert (status, headers["Upgrade"], headers["Connection"]) == (426, "websocket", "Upgrade")
+    assert "expected a WebSocket" in json.loads(content)["error"]["message"]
+    status, headers, _ = get(port, path, "DELETE")
+    assert (status, headers["Allow"]) == (405, "GET")
 
 
 def test_another_model_in_the_address_is_refused(port):

@@ -15,6 +15,7 @@ from support.servers import TIMEOUT, until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from voxtral_onnx.server.realtime import dialect
 from voxtral_onnx.server.realtime.mistral import PATH
 
 APPEND, COMMIT, UPDATE = (
@@ -72,6 +73,7 @@ def test_a_client_that_vanishes_with_much_to_hear_frees_its_slot(api, name, ends
         until(lambda: engine.metrics.streams == 1)
         # Reset: closed without a word
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.shutdown(socket.SHUT_RD)  # wakes the thread that reads, and keeps it open
         client.socket.close()
         until(lambda: engine.metrics.streams == 0)
         (stream,) = [engine.open()]
@@ -109,6 +111,41 @@ def test_who_comes_while_the_server_ends_is_told_so(new_api, name):
             client.send(json.dumps(message))
         (*_, error) = events_of(client)
         assert "connect anew" in json.dumps(error) and client.close_code == 1012
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_stream_that_gets_no_sound_for_long_ends(api, name, monkeypatch):
+    """Its words come, then an error; a client that has not spoken, and has no stream, stays."""
+    monkeypatch.setattr(dialect, "MOST_SILENCE", 1.0)
+    with opened(api, name) as quiet, opened(api, name) as client:
+        append(client, name, sound(CLIP, "PCM_16", RATES[name]))
+        *words, error = events_of(client)
+        assert error["type"] == "error" and "no sound has come for 1 s" in json.dumps(error)
+        assert client.close_code == 1008
+        text = "".join(each.get("delta", each.get("text", "")) for each in deltas_of(words))
+        assert text.strip() == TEXT
+        until(lambda: not api.engines.engines[0].metrics.streams)
+        assert json.loads(quiet.recv(TIMEOUT))["type"] == "session.created"
+        append(quiet, name, bytes(3200))
+        until(lambda: api.engines.engines[0].metrics.streams)
+
+
+def deltas_of(events: list[dict]) -> list[dict]:
+    return [each for each in events if each["type"].endswith(".delta")]
+
+
+def test_sound_lets_a_stream_go_on(api):
+    with opened(api, "openai") as client:
+        append(client, "openai", bytes(4800))
+        until(lambda: any(each.speech for each in api.engines.live))
+        (speech,) = (each.speech for each in api.engines.live)
+        first = speech._heard_at
+        client.send(json.dumps({"type": COMMIT}))  # which is none
+        while json.loads(client.recv(TIMEOUT))["type"] != "conversation.item.done":
+            pass
+        assert speech._heard_at == first
+        append(client, "openai", bytes(4800))
+        until(lambda: speech._heard_at > first)
 
 
 def test_who_has_said_nothing_is_told_so(new_api):

@@ -138,14 +138,24 @@ def test_nothing_said(client):
     [
         ({"type": COMMIT}, "model_not_validated", "expected session.update"),
         ({"type": UPDATE, "model": "whisper-9"}, "model_not_found", "expected one of tiny"),
-        ({"type": UPDATE, "model": 5}, "invalid_event", "Expected `str`, got `int`"),
-        ({"type": UPDATE, "model": "tiny", "temperature": 0.5}, "invalid_event", "temperature"),
+        ({"type": UPDATE, "model": 5}, "invalid_event", "model: expected a valid string, got 5"),
+        ({"type": UPDATE}, "invalid_event", "session.update: model: missing"),
+        (
+            {"type": UPDATE, "model": "tiny", "temperature": 0.5},
+            "invalid_event",
+            "temperature: expected 0, got 0.5",
+        ),
         (
             {"type": UPDATE, "model": "tiny", "timestamp_granularities": ["word"]},
             "invalid_event",
-            "word",
+            "timestamp_granularities.0: expected 'segment', got 'word'",
         ),
-        ({"type": UPDATE, "model": "tiny", "best_of": 2}, "invalid_event", "best_of"),
+        (
+            {"type": UPDATE, "model": "tiny", "best_of": 2},
+            "invalid_event",
+            "best_of: unknown; expected some of type, event_id, model, temperature, language",
+        ),
+        ({"type": COMMIT, "final": "yes"}, "invalid_event", "final: expected a valid boolean"),
         ({"type": UPDATE, "session": {}}, "invalid_event", "OpenAI's dialect"),
         ({"type": APPEND}, "invalid_audio", "expected audio in base64"),
         ({"type": APPEND, "audio": "%%"}, "invalid_audio", "no base64"),

@@ -85,6 +85,7 @@ const PRECISION = record({
   decoder: GRAPH,
   families: optional(mapOf(ROLE, list(GRAPH)), {}),
   encoder_batch: optional(orNull(GRAPH), null),
+  encoder_paged: optional(orNull(GRAPH), null),
 })
 const CACHE = record(
   {

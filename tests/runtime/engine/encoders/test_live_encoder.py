@@ -22,14 +22,11 @@ from voxtral_onnx.errors import ArtifactError, DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.device import base
 from voxtral_onnx.runtime.device.cpu import Cpu
-from voxtral_onnx.runtime.engine import live_encoder
 from voxtral_onnx.runtime.engine.calls import plan_calls
-from voxtral_onnx.runtime.engine.live_encoder import (
-    BatchedEncoder,
-    EncoderPerSlot,
-    open_batch_graph,
-    open_live_encoder,
-)
+from voxtral_onnx.runtime.engine.encoders import live_encoder
+from voxtral_onnx.runtime.engine.encoders.batched import BatchedEncoder
+from voxtral_onnx.runtime.engine.encoders.live_encoder import open_batch_graph, open_live_encoder
+from voxtral_onnx.runtime.engine.encoders.per_slot import EncoderPerSlot
 
 # Of an embedding, relative to its length. float32 rounds each sum to 6e-8; 12 norms and products
 # of up to 1024 terms that are added in another order make that 2e-7 to 1e-6.
@@ -318,12 +315,12 @@ def test_where_streams_cannot_be_encoded_together_it_is_said(model, monkeypatch,
             pytest.skip("its memory is the device's own")
         monkeypatch.setattr(live_encoder, "available_memory", lambda: 1)
     elif what == "ignored":  # as by a provider that does not know this input
-        run = live_encoder._run
+        run = live_encoder.run_batch
 
         def run_all(batch, features, positions, rows, new):
             return run(batch, features, positions, rows, new + 4)
 
-        monkeypatch.setattr(live_encoder, "_run", run_all)
+        monkeypatch.setattr(live_encoder, "run_batch", run_all)
     else:
         monkeypatch.setattr(model.device, "supports_batching", False, raising=False)
         monkeypatch.setattr(model.device, "name", "webgpu:0")

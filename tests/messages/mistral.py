@@ -1,23 +1,14 @@
-"""5,000 random messages to Mistral's dialect."""
+"""What clients of Mistral's dialect say."""
 
 from __future__ import annotations
 
-import asyncio
 from random import Random
-from threading import Thread
 
-import soundfile
-from mistralai.client import Mistral
-from mistralai.client.models import TranscriptionStreamDone
+from messages.grammar import Grammar, Message, random_sound
 from mistralai.extra.realtime import UnknownRealtimeEvent
 from mistralai.extra.realtime.connection import parse_realtime_event
-from support.commands import CLIP, TEXT
-from support.messages import Grammar, Message, random_sound, torment
-from support.servers import until
 
-from voxtral_onnx.server.realtime.mistral import PATH
-
-SEED, COUNT = 22, 5000
+PATH = "/v1/audio/transcriptions/realtime"
 
 
 def update(rng: Random) -> Message:
@@ -59,30 +50,3 @@ GRAMMAR = Grammar(
     check=check,
     is_strict=False,
 )
-
-
-async def said():
-    samples, _ = soundfile.read(CLIP, dtype="int16")
-    yield samples.tobytes()
-
-
-def test_random_messages(api):
-    """None ends a connection or changes what another client hears; all slots are free after."""
-    address, found = f"ws://127.0.0.1:{api.port}{PATH}", list[int]()
-    thread = Thread(
-        target=lambda: found.append(asyncio.run(torment(address, GRAMMAR, SEED, COUNT)))
-    )
-    client, texts = Mistral(api_key="none", server_url=api.address).audio.realtime, []
-
-    async def transcript() -> str:
-        *_, done = [event async for event in client.transcribe_stream(said(), "tiny")]
-        assert isinstance(done, TranscriptionStreamDone)
-        return done.text
-
-    thread.start()
-    while thread.is_alive() or not texts:
-        texts.append(asyncio.run(transcript()))
-    thread.join()
-    assert found and found[0] > COUNT / 4
-    assert set(texts) == {TEXT}
-    until(lambda: not api.engines.live and not api.engines.engines[0].metrics.streams)

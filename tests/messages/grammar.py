@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 Message = dict[str, Any]
 PER_CONNECTION = 500  # messages, then the next connection
-TIMEOUT = 30  # seconds; an answer takes milliseconds
+TIMEOUT = 120  # seconds; an answer takes milliseconds
 VALUES = (
     *(None, True, False, 0, -1, 1e308, 2**70, "", "é\ud800\0", "x" * 5000, "realtime"),
     *([], [None], {}, {"": {}}, [[[[[[]]]]]], {"type": "server_vad"}),
@@ -38,6 +38,7 @@ class Grammar:
         right: makers of messages that the dialect knows, and how often each comes.
         wrong: messages that it must refuse, whatever came before.
         check: asserts that an event is one of the dialect's.
+        opening: messages that come first on each connection; they have no answers.
         is_error: tells whether an event is an error.
         is_strict: whether a field that it does not know makes a message wrong.
     """
@@ -45,6 +46,7 @@ class Grammar:
     right: Mapping[Callable[[Random], Message], int]
     wrong: Sequence[Message]
     check: Callable[[Message], None]
+    opening: Sequence[Message] = ()
     is_error: Callable[[Message], bool] = lambda event: event["type"] == "error"
     is_strict: bool = True
 
@@ -101,6 +103,8 @@ async def torment(address: str, grammar: Grammar, seed: int, count: int) -> int:
         batch = [next(source) for _ in range(min(PER_CONNECTION, count - first))]
         async with connect(address, max_size=None) as socket:
             reader = asyncio.create_task(answers(socket, grammar, len(batch)))
+            for message in grammar.opening:
+                await socket.send(json.dumps(message))
             for number, (frame, _) in enumerate(batch):
                 await socket.send(frame)
                 await socket.send(json.dumps({"type": probe(number)}))
