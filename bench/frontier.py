@@ -132,8 +132,12 @@ def feedback_seconds() -> float:
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
-    """Return an SVG: the loss of each case over the bytes that a token of the decoder reads."""
+    """Return an SVG: the loss of each case over the bytes that a token of the decoder reads.
+
+    `q8`, which is far from all others, is left out.
+    """
     # Scales
+    rows = [row for row in rows if row["name"] != "q8"]
     width, height, left, top = 640, 360, 60, 20
     x = [row["decoder_gb"] for row in rows]
     y = [log10(row["logit_kl"]) for row in rows]
@@ -155,8 +159,9 @@ def picture(rows: list[dict[str, Any]]) -> str:
         if kind == "shipped":
             anchor = "start" if across < width / 2 else "end"
             shift = 9 if across < width / 2 else -9
+            lower = 14 if row["name"].startswith("gguf") else 0  # beside `default`
             marks.append(
-                f'<text x="{across + shift:.1f}" y="{down + 4:.1f}" text-anchor="{anchor}">'
+                f'<text x="{across + shift:.1f}" y="{down + 4 + lower:.1f}" text-anchor="{anchor}">'
                 f"{row['name']}</text>"
             )
 
