@@ -79,7 +79,8 @@ def second_moments(artifact: Path, recordings: list[Path]) -> dict[str, np.ndarr
     inputs_of: dict[int, dict[str, str]] = {}  # by session: each weight's input
     sums, counts = dict[str, Any](), dict[str, int]()
 
-    def open_session(self: cpu.Cpu, path: str, options: Any, *, captures: bool) -> Any:
+    def open_session(self: cpu.Cpu, path: str | bytes, options: Any, *, captures: bool) -> Any:
+        assert isinstance(path, str)
         model = onnx.load(path, load_external_data=False)
         inputs = {
             node.input[1]: node.input[0]
