@@ -65,7 +65,7 @@ def describe(measured: str, *packages: str) -> dict[str, Any]:
         measured: what is measured, and its unit.
         packages: packages whose versions are added, of those that are installed.
     """
-    machine = describe_machine()
+    machine: dict[str, Any] = {**describe_machine(), "instructions": instructions()}
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
             machine["packages"][name] = metadata.version(name)
@@ -80,6 +80,15 @@ def describe(measured: str, *packages: str) -> dict[str, Any]:
         "voxtral_onnx": __version__,
         "machine": machine,
     }
+
+
+def instructions() -> str:
+    """Return the widest instruction set for products of 8-bit integers, which sets their speed."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set[str]()
+    known = {"avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2"}
+    known |= {"i8mm": "i8mm", "asimddp": "dot products"}
+    return next((name for flag, name in known.items() if flag in flags), "unknown")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ and a float32 scale and sum for every block.
 from __future__ import annotations
 
 import resource
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +24,6 @@ from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.bench import markdown_table
 from voxtral_onnx.runtime.decoder import Decoder
 from voxtral_onnx.runtime.device.cache import KVCache
-from voxtral_onnx.runtime.device.prepacked import find_prepacked, make_prepacked
 from voxtral_onnx.runtime.device.session import Session
 
 MB = 1e6
@@ -37,7 +35,6 @@ class Load:
 
     recipe: str
     precision: str
-    way: str
     file_mb: float  # graph and data files
     codes_mb: float  # computed: 4-bit codes as stored
     # Computed: a float32 for every block; the kernel keeps one for scales and one for sums
@@ -51,22 +48,18 @@ class Load:
     first_step_anonymous_mb: float  # added by the first step
 
 
-def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
+def measure(folder: Path, precision: str) -> Load:
     """Load a decoder in this process and run one step."""
-    # Find or save packed weights, and read the files into the page cache
+    # Read the files into the page cache
     manifest = Manifest.read(folder)
     graph = manifest.precisions[precision].decoder
-    path = None
-    if prepacked:
-        saved = find_prepacked(manifest, graph, prepacked, [])
-        path = (saved or make_prepacked(manifest, folder, graph, prepacked)).path
     for name in (graph.path, *graph.data):
         (folder / name).read_bytes()
 
     # Load
     base = _resident("RssAnon")
     before, began = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
-    session = Session(folder, graph, "cpu", path=path)
+    session = Session(folder, graph, "cpu")
     seconds, after = perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     anonymous, mapped = _resident("RssAnon"), _resident("RssFile")
 
@@ -87,7 +80,6 @@ def measure(folder: Path, precision: str, prepacked: Path | None) -> Load:
     return Load(
         recipe=manifest.precisions[precision].recipe.name,
         precision=precision,
-        way="saved packed" if prepacked else "packed at load",
         file_mb=sum(manifest.files[name].size for name in (graph.path, *graph.data)) / MB,
         codes_mb=weights * rules[-1].bits / 8 / MB if rules else 0,
         blocks_mb=weights / block_size * 4 / MB if block_size else 0,
@@ -114,7 +106,7 @@ def cells(load: Load) -> tuple[str, ...]:
     megabytes = (load.file_mb, load.codes_mb, load.blocks_mb, load.anonymous_mb, load.mapped_mb)
     first_step = f"{load.first_step_seconds:.2f} s, +{load.first_step_anonymous_mb:.0f} MB"
     return (
-        f"{load.recipe} {load.precision} {load.way}",
+        f"{load.recipe} {load.precision}",
         *(f"{value:.0f}" for value in megabytes),
         seconds,
         first_step,
@@ -132,12 +124,9 @@ def main(
     loads = []
     for folder in [harness.find_model(name, "q4f16", "q4") for name in artifacts]:
         for precision in Manifest.read(folder).precisions:
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                saved = Path(scratch)
-                # The first run warms up; the first with saved weights also saves them
-                for prepacked in (None, None, saved, saved):
-                    loads.append(harness.in_new_process(measure, folder, precision, prepacked))
-                    harness.stderr.print(*cells(loads[-1]))
+            for _ in range(2):  # the first warms up
+                loads.append(harness.in_new_process(measure, folder, precision))
+                harness.stderr.print(*cells(loads[-1]))
     headings = (
         "Recipe, precision",
         "File MB",

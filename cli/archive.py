@@ -140,9 +140,8 @@ def _for_workers(options: dict[str, Any]) -> dict[str, Any]:
     """
     check_device(options["device"])
     paths = {"model": model_elsewhere(options["model"])}
-    for name in ("prepacked", "vad"):
-        value = options[name]
-        paths[name] = str(value.absolute()) if isinstance(value, Path) else value
+    if isinstance(vad := options["vad"], Path):
+        paths["vad"] = str(vad.absolute())
     return options | paths
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..runtime.transcriber import Transcriber
 
 # Options of `Transcriber` that do not change the text, so that a journal stays valid
-NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size", "prepacked"}
+NOT_IN_JOURNAL = {"offline", "device", "allow_fallback", "threads", "batch_size"}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ def listen(
     allow_fallback: options.AllowFallback = False,
     threads: options.Threads = None,
     context: options.Context = 8192,
-    prepacked: options.Prepacked = None,
 ) -> None:
     """Transcribe speech as it is spoken, from a microphone or standard input.
 
@@ -68,7 +67,6 @@ def listen(
         "allow_fallback": allow_fallback,
         "threads": threads,
         "context": context,
-        "prepacked": prepacked,
     }
     with outputs.made_folder(), open_transcriber(model, model_options) as transcriber:
         hz = transcriber.sample_rate

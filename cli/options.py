@@ -310,10 +310,6 @@ NoSplit = Annotated[
 Context = Annotated[
     int, _value(DEVICE, "--context", "N", "How much past it sees, in steps of 80 ms.")
 ]
-Prepacked = Annotated[
-    Path | None,
-    _value(DEVICE, "--prepacked", "FOLDER", "Keep weights here, to load faster.", False),
-]
 
 Engine = Annotated[
     str,

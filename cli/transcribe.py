@@ -34,7 +34,6 @@ def transcribe(
     batch_size: options.BatchSize = None,
     no_split: options.NoSplit = False,
     context: options.Context = 8192,
-    prepacked: options.Prepacked = None,
     engine: options.Engine = "local",
     address: options.Address = None,
 ) -> None:
@@ -56,8 +55,7 @@ def transcribe(
     model_options |= {"precision": precision, "offline": offline, "alternatives": alternatives}
     model_options |= {"delay_ms": delay, "vad": vad_option(vad, vad_model), "context": context}
     model_options |= {"blank_guard": not no_blank_guard, "threads": threads, "device": device}
-    model_options |= {"allow_fallback": allow_fallback, "prepacked": prepacked}
-    model_options |= {"batch_size": batch_size or 1}
+    model_options |= {"allow_fallback": allow_fallback, "batch_size": batch_size or 1}
     kind, split = "json" if as_json else output_format, not no_split
     if engine == "ray":
         place = find_place(kind, output_dir, address)

@@ -115,7 +115,6 @@ def bench(
     delay_ms: int | None = None,
     context: int = DEFAULT_CONTEXT,
     threads: int | None = None,
-    prepacked: str | Path | None = None,
     allow_fallback: bool = False,
     repeat: int = 3,
     details: bool = False,
@@ -132,7 +131,6 @@ def bench(
         delay_ms: as `Transcriber` takes it.
         context: as `Transcriber` takes it.
         threads: of onnxruntime, and to measure the memory's speed; None for one per core.
-        prepacked: as `Transcriber` takes it; packed weights are made before the measurement.
         allow_fallback: as `Transcriber` takes it.
         repeat: how often the clip is transcribed; the fastest counts.
         details: whether to measure single calls and the memory's speed as well.
@@ -162,13 +160,10 @@ def bench(
             "context": context,
             "precision": precision,
             "threads": threads,
-            "prepacked": prepacked,
             "allow_fallback": allow_fallback,
         }
         # Hash the weights now, so that the time of it is not counted as loading
         manifest.check_contents(folder, manifest.files_of([precision]), threads=threads)
-        if prepacked is not None:
-            _in_new_process(_load, folder, options)
         yield _in_new_process(measure, folder, options, audio, repeat, details)
 
 
@@ -183,10 +178,6 @@ def _in_new_process(
                 f"{options['precision']}: its process was ended from outside, most likely for want "
                 "of memory; try another --precision or a smaller --context"
             ) from error
-
-
-def _load(folder: Path, options: Mapping[str, Any]) -> None:
-    Transcriber(folder, **options).close()
 
 
 def measure(

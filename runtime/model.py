@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -20,7 +21,6 @@ from .decoder import Decoder
 from .device.base import Device
 from .device.cache import decoder_cache_spec
 from .device.cpu import Cpu
-from .device.prepacked import find_prepacked, make_prepacked
 from .device.session import Session
 from .encoder import Encoder
 from .grid import EncoderGrid
@@ -98,7 +98,6 @@ def load_model(
     context: int,
     batches: bool,
     threads: int | None,
-    prepacked: str | Path | None,
 ) -> LoadedModel:
     """Load an artifact; the options are those of `Transcriber`.
 
@@ -107,50 +106,31 @@ def load_model(
     Raises:
         ArtifactError: files are damaged or do not fit the manifest.
         DeviceError: the device cannot run the graphs, or they do not fit into its memory.
-        StorageError: packed weights cannot be saved.
         UsageError: `context` is too small, or the device does not support an option.
     """
-    # Refuse options that the device does not support
-    if prepacked and device.name != "cpu":
-        raise UsageError(
-            f"prepacked: weights are packed for the CPU, not for {device.name}; add --device cpu"
-        )
+    # Refuse what the device does not support, or has no memory for
+    decoder_cache = decoder_cache_spec(manifest, context)
     if batches and not device.supports_batching:
         raise UsageError(
             f"batch size: files advance together on CPU and CUDA, not on {device.name}; "
             "leave it out"
         )
-
-    # Find or make packed weights
-    graphs, notes = manifest.precisions[precision], device.notes
-    decoder_cache, stages = decoder_cache_spec(manifest, context), (graphs.encoder, graphs.decoder)
-    saved = []
-    if prepacked:
-        saved = [find_prepacked(manifest, each, Path(prepacked), notes) for each in stages]
-    # Weights saved packed are mapped from a file, and the system can drop their pages: they always
-    # fit
-    if not saved or None in saved:
-        require_memory(manifest, precision, context, device)
-    packed = [
-        found or make_prepacked(manifest, folder, each, Path(prepacked or ""))
-        for found, each in zip(saved, stages, strict=False)
-    ]
+    require_memory(manifest, precision, context, device)
 
     # Load the graphs, and meanwhile compare the files with their hashes
-    names = {TOKENIZER, *manifest.mel.files, *(() if packed else graphs.files)}
+    graphs = manifest.precisions[precision]
+    names = {TOKENIZER, *manifest.mel.files, *graphs.files}
     files = {folder / name: manifest.files[name] for name in names}
     mapped = {folder / name: manifest.files[name] for name in names & manifest.weights}
-    for each in packed:
-        files |= each.files
-        mapped |= each.weights
     weights, began = MappedFiles(mapped), perf_counter()
-    with verified(files, mapped, threads=threads, notes=notes):
+    with verified(files, mapped, threads=threads, notes=device.notes):
         mel = Session(folder, manifest.mel, Cpu(), threads)  # small; exact on the CPU
-        paths = [each.path for each in packed] or [None, None]
-        encoder, decoder = (
-            Session(folder, graph, device, threads, path=path)
-            for graph, path in zip(stages, paths, strict=True)
-        )
+        # At the same time where memory is the machine's own
+        with ThreadPoolExecutor(2 if device.name == "cpu" else 1) as pool:
+            encoder, decoder = pool.map(
+                lambda graph: Session(folder, graph, device, threads),
+                (graphs.encoder, graphs.decoder),
+            )
         tokenizer = Tokenizer(folder / TOKENIZER, manifest.tokens)
     tokenizer.check_sizes(manifest.config.decoder.vocab_size)
     _log.debug("%s: loaded in %.2f s", folder, perf_counter() - began)

@@ -49,7 +49,6 @@ LOADING = {
     "batch_size": BATCH_SIZE,
     "precision": optional(TEXT),
     "threads": optional(INTEGER),
-    "prepacked": optional(PATH),
     "blank_guard": FLAG,
     "alternatives": Kind(f"1 to {MAX_ALTERNATIVES}", whole(0, MAX_ALTERNATIVES).take),
     "hotwords": WORDS,

@@ -18,6 +18,7 @@ from .device.cache import KVCache
 from .feeding import Feeding, Reader
 from .grid import EncoderGrid
 from .model import LoadedModel
+from .starts import kept_start
 from .stream_state import ArraySpec, Position, StreamState, read_state, write_state
 from .tokens import Override, SampledToken, Token
 from .writer import StreamOptions, Timings, TokenWriter
@@ -258,10 +259,13 @@ class Stream(Uncopied):
     def restore(self, path: str | Path) -> None:
         """Load a saved state; called by `Transcriber.load_stream`, whose errors are its own."""
         identity = self.model.identity(self.num_delay_tokens, self.grid)
+        self.load_state(self.read(Path(path), identity))
+
+    def read(self, path: Path, identity: str) -> StreamState:
+        """Return a saved state with this identity, checked as `read_state` does."""
         most_samples = self._silence + self._margin + self.audio.samples_per_token
         most = 4 * most_samples + sum(cache.nbytes for cache in self._caches.values())
-        _, state = read_state(Path(path), identity, self._arrays_at, most)
-        self.load_state(state)
+        return read_state(path, identity, self._arrays_at, most)[1]
 
     @property
     def _caches(self) -> dict[str, KVCache]:
@@ -431,14 +435,15 @@ def silent_start(
 ) -> StreamState:
     """Return the state of a stream after the silence that precedes all audio.
 
-    It is computed once for each delay.
+    It is computed once for each delay, and on the CPU kept for later runs.
     """
     key = num_delay_tokens, grid is not None
     if key not in model.starts:
         silent = Stream(model, StreamOptions(num_delay_tokens), grid=grid)
-        silent.feed(np.zeros(0, np.float32))
-        state = silent.snapshot()
-        # Copies, because later streams use the buffers again
-        arrays = {name: array.copy() for name, array in state.arrays.items()}
-        model.starts[key] = StreamState(state.position, arrays)
+
+        def compute() -> StreamState:
+            silent.feed(np.zeros(0, np.float32))
+            return silent.snapshot().copy()  # later streams use the buffers again
+
+        model.starts[key] = kept_start(model, num_delay_tokens, grid, silent.read, compute)
     return model.starts[key]

@@ -61,6 +61,10 @@ class StreamState:
     position: Position
     arrays: Mapping[str, np.ndarray]
 
+    def copy(self) -> StreamState:
+        """Return a state with arrays of its own."""
+        return StreamState(self.position, {name: a.copy() for name, a in self.arrays.items()})
+
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:

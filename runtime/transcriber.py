@@ -74,7 +74,6 @@ class Transcriber(Uncopied):
         batch_size: int | str = 1,
         precision: str | None = None,
         threads: int | None = None,
-        prepacked: str | Path | None = None,
         blank_guard: bool = True,
         alternatives: int = 0,
         hotwords: Iterable[str] = (),
@@ -102,8 +101,6 @@ class Transcriber(Uncopied):
             precision: one that the model was exported in; None takes the first available of q4f16,
                 q4, q8, fp16, fp32.
             threads: of onnxruntime, at most 4 per core; None for one per core.
-            prepacked: a folder in which to keep weights in the layout of this machine's CPU, made
-                on first use; they load faster, and processes share their memory.
             blank_guard: after 16 s without text, make text likelier step by step, in case the model
                 is stuck; `Stream.overrides` lists where that has changed the text.
             alternatives: how many of the likeliest tokens to return with each token of text, up to
@@ -121,7 +118,7 @@ class Transcriber(Uncopied):
         Raises:
             ArtifactError: there is no such model, or its files are damaged.
             DeviceError: the device is not available, or the model does not fit into memory.
-            StorageError: the model cannot be downloaded, or the weights cannot be saved.
+            StorageError: the model cannot be downloaded.
             UsageError: an option has a value that it cannot have.
         """
         # Find the model and the device
@@ -156,7 +153,6 @@ class Transcriber(Uncopied):
             context=context,
             batches=batch_size != 1,
             threads=threads,
-            prepacked=prepacked,
         )
         self.facts, self.device = loaded.facts, opened
         self._model: LoadedModel | None = loaded  # None after it is closed

@@ -51,15 +51,15 @@ def test_a_load_is_logged_with_its_notes(tiny_artifact, log):
     assert not log(logging.WARNING)
 
 
-def test_a_cache_that_is_made_or_made_again_is_logged(artifact, tmp_path, log, caplog):
-    cache = tmp_path / "cache"
-    Transcriber(artifact, prepacked=cache).close()
-    assert sum("weights packed and saved in" in line for line in log(logging.INFO)) == 2
-    caplog.clear()
-    next(cache.glob("decoder*/weights.data")).write_bytes(b"damaged")
-    Transcriber(artifact, prepacked=cache).close()
-    assert sum("weights packed and saved in" in line for line in log(logging.INFO)) == 1
-    assert sum("packed weights are damaged" in line for line in log(logging.INFO)) == 1
+def test_a_kept_silence_that_is_damaged_is_logged(artifact, tmp_path, log, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Transcriber(artifact) as transcriber:
+        transcriber.stream()
+    next(tmp_path.rglob("*.stream")).write_bytes(b"damaged")
+    assert not any("computed again" in line for line in log(logging.INFO))
+    with Transcriber(artifact) as transcriber:
+        transcriber.stream()
+    assert sum("computed again" in line for line in log(logging.INFO)) == 1
 
 
 def test_hashes_that_cannot_be_kept_are_logged(artifact, tmp_path, log, monkeypatch):

@@ -75,8 +75,10 @@ def test_commands_call_nobody_and_leave_nothing(tiny_artifact, artifact, tmp_pat
         command = watched.folder.name
         assert watched.called == [], command
         left = {name for name in watched.left if not name.startswith("work/out/")}
-        cache = "home/.cache/voxtral-onnx/"  # which weights were right, which files were exported
+        # Which weights were right, which files were exported, silence
+        cache = "home/.cache/voxtral-onnx/"
         kept = {f"{cache}hashes.json", f"{cache}exports.json"}
+        kept |= {name for name in left if name.startswith(f"{cache}silences/")}
         assert {name for name in left if not name.startswith(OWN[command])} <= kept, command
         assert bool(left - kept) == (command in ("export", "verify")), command
         beside = {path for path in watched.written_elsewhere if not path.startswith(str(artifact))}

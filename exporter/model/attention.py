@@ -132,7 +132,7 @@ def group_query_attention(
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Where the rows of several streams are in caches [num_pages, page_rows, kv_heads, head_dim].
+    """The places of the rows of several streams in caches [num_pages, page_rows, heads, head_dim].
 
     A call's rows are those of its streams, one stream after the other; the pages of a stream may
     be anywhere. Names and contract are PagedAttention's.

@@ -36,8 +36,6 @@ class Session:
         graph: GraphSpec,
         device: Device | str,
         threads: int | None = None,
-        *,
-        path: Path | None = None,
     ):
         """Load a graph.
 
@@ -46,7 +44,6 @@ class Session:
             graph: the manifest's entry.
             device: on which it runs, or its name.
             threads: of onnxruntime; None for one per core.
-            path: another file with the same graph, such as one with packed weights.
 
         Raises:
             ArtifactError: the file does not load, or its inputs or outputs differ from the
@@ -64,7 +61,7 @@ class Session:
         if threads:
             options.intra_op_num_threads = threads
         self.graph, self.device = graph, open_device(device) if isinstance(device, str) else device
-        self.ort = _load(path or folder / graph.path, graph, options, self.device)
+        self.ort = _load(folder / graph.path, graph, options, self.device)
         self._idle: dict[int, list[Binding]] = {}  # by the rows of their buffers
 
     def acquire(self, capacity: int) -> Binding:

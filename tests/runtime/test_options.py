@@ -30,7 +30,6 @@ LOADING = {
     "batch_size": [*NO_NUMBER, None, 0, -1, 1025, 10**5000],
     "precision": [3, b"q4", ["q4"], "int8", "", HUGE],
     "threads": [*NO_NUMBER, 0, -1, 10**9, 10**5000],
-    "prepacked": NO_PATH,
     "blank_guard": NO_FLAG,
     "alternatives": [*NO_NUMBER, None, -1, 11],
     "hotwords": [None, 3, [1], b"word", {"word": 1}, [b"word"], HUGE, ["word", None]],

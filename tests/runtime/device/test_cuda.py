@@ -10,7 +10,7 @@ import pytest
 from support.commands import CLIP, SAMPLES, TEXT, TEXTS
 
 from voxtral_onnx import Transcriber, export
-from voxtral_onnx.errors import DeviceError, UsageError
+from voxtral_onnx.errors import DeviceError
 from voxtral_onnx.manifest import Manifest
 from voxtral_onnx.runtime.audio.files import open_audio
 from voxtral_onnx.runtime.device.base import run_errors_are_said
@@ -269,13 +269,6 @@ def test_no_such_device(tiny_artifact, run):
     run("transcribe", "-m", tiny_artifact, "--device", "cuda:99", CLIP).assert_refused(
         7, "this machine has 1 CUDA device"
     )
-
-
-def test_weights_packed_for_the_cpu(tiny_artifact, tmp_path):
-    with pytest.raises(
-        UsageError, match="prepacked: weights are packed for the CPU, not for cuda:0"
-    ):
-        Transcriber(tiny_artifact, "cuda", prepacked=tmp_path)
 
 
 def test_bench(tiny_artifact, run):
