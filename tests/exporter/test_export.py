@@ -330,11 +330,11 @@ def test_a_command_whose_packages_are_missing_is_named(
     [
         (
             ["--trace"],
-            ["onnx/encoder_batch_q4f16.onnx: must be traced, which needs not_installed;"],
+            ["onnx/encoder_paged_q4f16.onnx: must be traced, which needs not_installed;"],
         ),
         (
             ["--family", "native,transformers_js"],
-            ["onnx/decoder_q4f16.onnx, onnx/encoder_batch_q4f16.onnx", "must be traced"],
+            ["onnx/decoder_q4f16.onnx, onnx/encoder_batch_q4f16.onnx,", "must be traced"],
         ),
     ],
 )
