@@ -43,7 +43,8 @@ _INSTALL = "pip install 'voxtral-onnx[cpu]'   # or 'voxtral-onnx[gpu]' for CUDA"
 MIN_ONNXRUNTIME = (1, 30)
 # The oldest whose attention takes several streams that bring different numbers of positions
 MIN_FOR_LENGTHS, LENGTHS = (1, 32), "query_seqlens"
-ONLY_ON_CUDA = "PagedAttention"  # an operator: a graph that has it loads nowhere else
+# An operator: a graph that has it loads nowhere else, and needs this version
+ONLY_ON_CUDA, MIN_FOR_PAGES = "PagedAttention", (1, 31)
 
 
 def import_onnxruntime():
@@ -74,16 +75,17 @@ def import_onnxruntime():
 def lacks_lengths(graph: GraphSpec) -> str | None:
     """Return why onnxruntime is too old for a graph; None if it is new enough.
 
-    It is if the graph needs no lengths of several streams, or these are known to its attention.
+    It is if the graph needs no lengths of several streams, or its attention knows them.
 
     Raises:
         DeviceError: as `import_onnxruntime`.
     """
     onnxruntime = import_onnxruntime()
     needs_them = any(tensor.name == LENGTHS for tensor in graph.inputs)
-    if not needs_them or _version_of(onnxruntime) >= MIN_FOR_LENGTHS:
+    least = MIN_FOR_PAGES if ONLY_ON_CUDA in graph.operators else MIN_FOR_LENGTHS
+    if not needs_them or _version_of(onnxruntime) >= least:
         return None
-    return _too_old(onnxruntime, MIN_FOR_LENGTHS)
+    return _too_old(onnxruntime, least)
 
 
 def _version_of(onnxruntime: Any) -> tuple[int, ...]:

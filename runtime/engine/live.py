@@ -242,9 +242,12 @@ class Ticker:
             return [each for each in self.recordings if each not in self._new]
 
     def _next_new(self) -> LiveRecording | None:
-        """Give a slot to the first recording that has none, and return it."""
+        """Give a slot to the first recording that has none, and return it.
+
+        None if there is none, or if the one whose place it takes is not freed yet.
+        """
         with self._lock:
-            if not self._new:
+            if not self._new or not self._free:
                 return None
             new = self._new.pop(0)
             new.slot = self._free.pop()

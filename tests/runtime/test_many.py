@@ -297,9 +297,9 @@ def test_asyncio(engine, expected):
 def test_feeders_wait_while_too_much_waits(engine, expected, monkeypatch):
     """A client that sends an hour at once does not fill the memory."""
     monkeypatch.setattr(streaming, "MOST_WAITING", 1.0)
-    most, stream = 0, engine.open()
+    most, stream, sound = 0, engine.open(), babble(144_000)
     for begin in range(0, 144_000, 4_000):
-        stream.feed(babble(144_000)[begin : begin + 4_000])
+        stream.feed(sound[begin : begin + 4_000])
         most = max(most, stream._recording.num_waiting)
     stream.finish()
     assert ids_of(stream) == expected[144_000]

@@ -32,7 +32,12 @@ class Imitation(Cuda):
         self.turns, self.capture_ids, self._helpers, self.locks = Turns(), count(1), {}, {}
 
     def open(self, path, options, *, captures):
-        return Cpu().open(path, options, captures=captures)
+        try:
+            return Cpu().open(path, options, captures=captures)
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            if "NOT_IMPLEMENTED" in str(error):
+                raise DeviceError(f"{path}: the CPU has no kernel for a node") from error
+            raise
 
     def captures(self, session):
         return False

@@ -137,7 +137,10 @@ def open_paged_graph(model: LoadedModel) -> Session:
             small for another copy of the encoder's weights.
     """
     facts = model.facts
-    return _open(model, facts.manifest.precisions[facts.precision].encoder_paged)
+    graph = facts.manifest.precisions[facts.precision].encoder_paged
+    if graph is not None and (reason := lacks_lengths(graph)):
+        raise DeviceError(reason)
+    return _open(model, graph)
 
 
 def open_batch_graph(model: LoadedModel) -> Session:
