@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from support.recordings import babble
 
 from voxtral_onnx.runtime.device.cache import KVCache
 from voxtral_onnx.runtime.model import LoadedModel
@@ -46,6 +48,42 @@ class Feeder:
         self.at += tokens * self.own
         self.taken.append(taken)
         return taken
+
+
+class Streams:
+    """Streams in the slots of an encoder, each with what it has encoded."""
+
+    def __init__(self, model: LoadedModel, encoder: Any, most_error: float):
+        self.model, self.encoder, self.most_error, self.begun = model, encoder, most_error, 0
+        self.feeders: dict[int, Feeder] = {}
+        self.found: dict[int, list[np.ndarray]] = {}
+        self.errors: list[float] = []
+
+    def open(self, slot: int) -> None:
+        self.close(slot)
+        self.begun += 1
+        self.feeders[slot] = Feeder(self.model, babble(40_000 + self.begun))
+        self.found[slot] = []
+        self.encoder.start(slot)
+
+    def push(self, tokens: dict[int, int]) -> None:
+        samples = {slot: self.feeders[slot].take(count) for slot, count in tokens.items()}
+        for slot, embeds in self.encoder.encode(samples).items():
+            assert len(embeds) == tokens[slot]
+            self.found[slot].append(embeds)
+
+    def close(self, slot: int) -> None:
+        """End the stream of a slot, and compare it with what it gives alone."""
+        if feeder := self.feeders.pop(slot, None):
+            self.encoder.free(slot)
+            if found := self.found.pop(slot):
+                expected = alone(self.model, feeder.taken, most=1)
+                self.errors.append(errors(np.concatenate(found), expected).max())
+                assert self.errors[-1] < self.most_error
+
+    def close_all(self) -> None:
+        for slot in list(self.feeders):
+            self.close(slot)
 
 
 def alone(model: LoadedModel, pushes: Iterable[np.ndarray], *, most: int = 16) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.commands import SAMPLES
 from support.devices import Imitation
-from support.live import Feeder, alone, errors, start_of, written
+from support.live import Feeder, Streams, alone, errors, start_of, written
 from support.recordings import babble, transcriber_on
 
 from voxtral_onnx import Transcriber
@@ -59,45 +59,11 @@ def live(request, model):
     found.close()
 
 
-class Streams:
-    """Streams in the slots of an encoder, each with what it has encoded."""
-
-    def __init__(self, model, encoder):
-        self.model, self.encoder, self.begun = model, encoder, 0
-        self.feeders: dict[int, Feeder] = {}
-        self.found: dict[int, list[np.ndarray]] = {}
-
-    def open(self, slot):
-        self.close(slot)
-        self.begun += 1
-        self.feeders[slot] = Feeder(self.model, babble(40_000 + self.begun))
-        self.found[slot] = []
-        self.encoder.start(slot)
-
-    def push(self, tokens):
-        samples = {slot: self.feeders[slot].take(count) for slot, count in tokens.items()}
-        for slot, embeds in self.encoder.encode(samples).items():
-            assert len(embeds) == tokens[slot]
-            self.found[slot].append(embeds)
-
-    def close(self, slot):
-        """End the stream of a slot, and compare it with what it gives alone."""
-        if feeder := self.feeders.pop(slot, None):
-            self.encoder.free(slot)
-            if found := self.found.pop(slot):
-                expected = alone(self.model, feeder.taken, most=1)
-                assert errors(np.concatenate(found), expected).max() < EXACT
-
-    def close_all(self):
-        for slot in list(self.feeders):
-            self.close(slot)
-
-
 @given(data=st.data(), slots=st.integers(4, SLOTS))
 @settings(max_examples=4, deadline=None, derandomize=True)
 def test_streams_come_and_go_and_each_gives_what_it_gives_alone(model, data, slots):
     encoder = batched(model, slots, start_of(model))
-    streams, every = Streams(model, encoder), range(slots)
+    streams, every = Streams(model, encoder, EXACT), range(slots)
     for _ in range(data.draw(st.integers(8, 20))):
         for slot in data.draw(st.sets(st.sampled_from(every), max_size=3)):
             if slot in streams.feeders and data.draw(st.booleans()):
@@ -114,7 +80,7 @@ def test_streams_come_and_go_and_each_gives_what_it_gives_alone(model, data, slo
 def test_windows_roll_many_times(model):
     """Every slot is shifted again and again, at other rows than a stream alone."""
     encoder = batched(model, 3, start_of(model))
-    streams, rng = Streams(model, encoder), np.random.default_rng(0)
+    streams, rng = Streams(model, encoder, EXACT), np.random.default_rng(0)
     for slot in range(3):
         streams.open(slot)
     for _ in range(60):
@@ -126,7 +92,7 @@ def test_windows_roll_many_times(model):
 
 def test_the_state_of_an_idle_slot_stays_bit_for_bit(model):
     encoder = batched(model, 4, start_of(model))
-    streams = Streams(model, encoder)
+    streams = Streams(model, encoder, EXACT)
     for slot in range(3):  # the last is never used
         streams.open(slot)
     streams.push({0: 2, 1: 3, 2: 1})
@@ -145,7 +111,7 @@ def test_the_state_of_an_idle_slot_stays_bit_for_bit(model):
 
 
 def test_both_encoders_give_the_same(model, live):
-    streams = Streams(model, live)
+    streams = Streams(model, live, EXACT)
     for slot in (3, 1):
         streams.open(slot)
     streams.push({1: 1, 3: 4})
@@ -171,7 +137,7 @@ def test_samples_that_are_no_tokens_are_refused(model, live):
 
 def test_not_a_number_stays_in_its_stream(model):
     encoder = batched(model, 3, start_of(model))
-    streams = Streams(model, encoder)
+    streams = Streams(model, encoder, EXACT)
     for slot in range(3):
         streams.open(slot)
     streams.push({0: 1, 1: 1, 2: 1})
@@ -190,7 +156,7 @@ def test_not_a_number_stays_in_its_stream(model):
 
 def test_streams_that_begin_together_are_not_shifted_together(model, monkeypatch):
     encoder, shifts, shift = batched(model, 12, start_of(model)), [], BatchedEncoder._shift
-    streams = Streams(model, encoder)
+    streams = Streams(model, encoder, EXACT)
 
     def noted(self, slot):
         shifts.append(slot)

@@ -7,7 +7,7 @@ import pytest
 from conftest import copy_artifact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.live import Feeder, alone, errors, start_of
+from support.live import Feeder, Streams, alone, errors, start_of
 from support.paged import PagingImitation, module_session
 from support.recordings import babble, transcriber_on
 
@@ -45,42 +45,6 @@ def paged(model, tiny_artifact):
         return PagedEncoder(model, session, model.device, slots, start_of(model))
 
     return make
-
-
-class Streams:
-    """Streams in the slots of an encoder, each with what it has encoded."""
-
-    def __init__(self, model, encoder, most_error):
-        self.model, self.encoder, self.most_error, self.begun = model, encoder, most_error, 0
-        self.feeders: dict[int, Feeder] = {}
-        self.found: dict[int, list[np.ndarray]] = {}
-        self.errors: list[float] = []
-
-    def open(self, slot):
-        self.close(slot)
-        self.begun += 1
-        self.feeders[slot] = Feeder(self.model, babble(40_000 + self.begun))
-        self.found[slot] = []
-        self.encoder.start(slot)
-
-    def push(self, tokens):
-        samples = {slot: self.feeders[slot].take(count) for slot, count in tokens.items()}
-        for slot, embeds in self.encoder.encode(samples).items():
-            assert len(embeds) == tokens[slot]
-            self.found[slot].append(embeds)
-
-    def close(self, slot):
-        """End the stream of a slot, and compare it with what it gives alone."""
-        if feeder := self.feeders.pop(slot, None):
-            self.encoder.free(slot)
-            if found := self.found.pop(slot):
-                expected = alone(self.model, feeder.taken, most=1)
-                self.errors.append(errors(np.concatenate(found), expected).max())
-                assert self.errors[-1] < self.most_error
-
-    def close_all(self):
-        for slot in list(self.feeders):
-            self.close(slot)
 
 
 def run_at_random(streams, draw, slots, steps):
