@@ -77,6 +77,25 @@ class AudioEncoder(nn.Module):
         """Return the type of activations and caches."""
         return self.audio_tower.norm.weight.dtype
 
+    def run_stem(
+        self,
+        input_features: Tensor,
+        conv1_state: Tensor,
+        conv2_state: Tensor,
+        num_frames: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the stem on mel frames [batch, n_mels, 8 * chunk].
+
+        num_frames: int [batch], those in front of padding; None for all.
+
+        Returns:
+            Encoder frames [batch, 4 * chunk, hidden_size], and the convolutions' next states.
+        """
+        stem = self.audio_tower.embedder
+        x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
+        x, conv2_state = stem.conv2(conv2_state, x, num_frames)
+        return x.transpose(1, 2), conv1_state, conv2_state
+
     def encode(
         self, x: Tensor, at: Positions | PagedPositions, past: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
@@ -104,11 +123,9 @@ class Encoder(AudioEncoder):
         total_sequence_length: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        x, conv1_state = self.audio_tower.embedder.conv1(conv1_state, input_features.to(self.dtype))
-        # [1, hidden_size, 4 * chunk]
-        x, conv2_state = self.audio_tower.embedder.conv2(conv2_state, x)
+        x, conv1_state, conv2_state = self.run_stem(input_features, conv1_state, conv2_state)
         audio_embeds, present = self.encode(
-            x.transpose(1, 2), Positions(cos, sin, seqlens_k, total_sequence_length), past
+            x, Positions(cos, sin, seqlens_k, total_sequence_length), past
         )
         return audio_embeds, conv1_state, conv2_state, *present
 
@@ -131,20 +148,18 @@ class BatchEncoder(AudioEncoder):
         query_seqlens: Tensor,  # int32 [batch], 4 for each token that is no padding
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        stem, num_frames = self.audio_tower.embedder, 2 * query_seqlens
-        x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
-        # [batch, hidden_size, 4 * chunk]
-        x, conv2_state = stem.conv2(conv2_state, x, num_frames)
+        x, conv1_state, conv2_state = self.run_stem(
+            input_features, conv1_state, conv2_state, 2 * query_seqlens
+        )
         at = Positions(cos, sin, seqlens_k, total_sequence_length, query_seqlens)
-        audio_embeds, present = self.encode(x.transpose(1, 2), at, past)
+        audio_embeds, present = self.encode(x, at, past)
         return audio_embeds, conv1_state, conv2_state, *present
 
 
 class PagedEncoder(AudioEncoder):
     """The encoder's graph for several streams whose caches are pages.
 
-    Its batch is any of the streams, in any order. It needs no frames to be of equal number either:
-    the rows of padding are written nowhere.
+    Its batch is any of the streams, in any order. Rows of padding are written nowhere.
     """
 
     def forward(
@@ -163,10 +178,9 @@ class PagedEncoder(AudioEncoder):
         *past: Tensor,  # [num_pages, page_rows, kv_heads, head_dim]
     ) -> tuple[Tensor, ...]:
         # The stem, a stream a row
-        stem, num_frames = self.audio_tower.embedder, 2 * query_seqlens
-        x, conv1_state = stem.conv1(conv1_state, input_features.to(self.dtype), num_frames)
-        # [batch, hidden_size, 4 * chunk]
-        x, conv2_state = stem.conv2(conv2_state, x, num_frames)
+        x, conv1_state, conv2_state = self.run_stem(
+            input_features, conv1_state, conv2_state, 2 * query_seqlens
+        )
 
         # The layers, all streams in one row
         pages = attention.Pages(
@@ -177,8 +191,8 @@ class PagedEncoder(AudioEncoder):
             attention_metadata,
         )
         cos, sin = (angles.reshape(1, -1, angles.shape[2]) for angles in (cos, sin))
-        frames = x.transpose(1, 2).reshape(1, -1, x.shape[1])
-        audio_embeds, present = self.encode(frames, PagedPositions(cos, sin, pages), past)
+        x = x.reshape(1, -1, x.shape[2])
+        audio_embeds, present = self.encode(x, PagedPositions(cos, sin, pages), past)
         return audio_embeds, conv1_state, conv2_state, *present
 
 

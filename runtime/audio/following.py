@@ -225,7 +225,7 @@ class OffsetFollower:
 
     def _keep(self, piece: np.ndarray) -> None:
         """Keep samples that are to be measured."""
-        self._unmeasured.append(piece)
+        self._unmeasured.append(piece.copy())  # the caller may use its memory again
         self._num_window += len(piece)
         self._num_samples += len(piece)
 

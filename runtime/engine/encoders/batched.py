@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
 
@@ -106,10 +105,7 @@ class BatchedEncoder:
         """Return how long calls take for tokens of so many streams, with full buffers."""
         self._rows[:count] = self._spec.capacity - (tokens + 1) * self._spec.rows_per_token
         self._full[:count] = self._spec.capacity
-        samples = np.zeros(self._samples.of(tokens), np.float32)
-        began = perf_counter()
-        self.encode(dict.fromkeys(range(count), samples))
-        seconds = perf_counter() - began
+        seconds = self._samples.time_call(self.encode, count, tokens)
         for slot in range(count):
             self.free(slot)
         return seconds

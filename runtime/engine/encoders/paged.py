@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import perf_counter
 
 import numpy as np
 
@@ -91,10 +90,7 @@ class PagedEncoder:
     def seconds_of_call(self, count: int, tokens: int = 1) -> float:
         """Return how long a call takes for tokens of so many streams, with full caches."""
         self._cache.rows[:count] = self._spec.keep + PAGE_ROWS - self._rows_per_token - 1
-        samples = np.zeros(self._samples.of(tokens), np.float32)
-        began = perf_counter()
-        self.encode(dict.fromkeys(range(count), samples))
-        seconds = perf_counter() - began
+        seconds = self._samples.time_call(self.encode, count, tokens)
         for slot in range(count):
             self.free(slot)
         return seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import perf_counter
 
 import numpy as np
 
@@ -53,10 +52,7 @@ class EncoderPerSlot:
         self.start(0)
         spec = self._encoder.spec
         self._caches[0].position = spec.capacity - (tokens + 1) * spec.rows_per_token
-        samples = np.zeros(self._samples.of(tokens), np.float32)
-        began = perf_counter()
-        self.encode({0: samples})
-        seconds = perf_counter() - began
+        seconds = self._samples.time_call(self.encode, 1, tokens)
         self.free(0)
         return count * seconds
 

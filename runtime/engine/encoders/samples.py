@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import perf_counter
 
 import numpy as np
 
@@ -60,6 +61,15 @@ class TokenSamples:
         apart = found.reshape(len(found), -1, frames).transpose(1, 0, 2)
         features[list(places.values())] = apart[:, :, :own]
         return features
+
+    def time_call(
+        self, encode: Callable[[Mapping[int, np.ndarray]], object], count: int, tokens: int
+    ) -> float:
+        """Return how many seconds `encode` takes for tokens of silence in the first slots."""
+        samples = dict.fromkeys(range(count), np.zeros(self.of(tokens), np.float32))
+        began = perf_counter()
+        encode(samples)
+        return perf_counter() - began
 
     def of(self, tokens: int) -> int:
         """Return the number of samples that so many tokens take."""

@@ -28,12 +28,16 @@ def followed(
     size: int = 999,
     held: int = 4 * FRAME,
 ) -> tuple[np.ndarray, list[str]]:
-    """Return what comes of a sound in blocks, never later than `held` samples, and what is said."""
+    """Return what comes of a sound in blocks, never later than `held` samples, and what is said.
+
+    All blocks are in the same memory, one after the other, as a sound card's are.
+    """
     notes, found, done = [], [], 0
-    follower = make(notes.append)
+    follower, memory = make(notes.append), np.zeros((size, *sound.shape[1:]), np.float32)
     for start in range(0, len(sound), size):
-        block = sound[start : start + size]
-        found.append(follower.push(block))
+        block = memory[: len(sound) - start]
+        block[:] = sound[start : start + size]
+        found.append(follower.push(block).copy())
         done += len(block) - len(found[-1])
         assert 0 <= done < held + FRAME
     found.append(follower.finish())

@@ -25,10 +25,17 @@ def model(tiny_artifact):
 class Clocked:
     """A ticker whose clock stands still until it is moved."""
 
-    def __init__(self, model, monkeypatch, count):
+    def __init__(self, model, monkeypatch, count, seconds_to_start=0.0):
         self.model, self.now = model, 100.0
         monkeypatch.setattr(live, "perf_counter", lambda: self.now)
         start = silent_start(model, 6, None)
+        begin = EncoderPerSlot.start
+
+        def begin_slowly(encoder, slot):
+            self.now += seconds_to_start
+            begin(encoder, slot)
+
+        monkeypatch.setattr(EncoderPerSlot, "start", begin_slowly)
         self.ticker = Ticker(model, count, 1, lambda slots: EncoderPerSlot(model, slots, start))
         self.recordings = []
         for _ in range(count):
@@ -116,3 +123,57 @@ def test_many_that_are_behind_share_a_call(model, monkeypatch):
         clocked.feed(each, 10)
     clocked.next_tick()
     assert clocked.call(0.001) == [CATCH_UP // 8] * 8
+
+
+def test_many_that_begin_at_once_do_so_over_several_ticks(model, monkeypatch):
+    """Each start takes a sixteenth of a tick, of which all of them may take a tenth."""
+    clocked = Clocked(model, monkeypatch, 7, seconds_to_start=0.005)
+    begun = []
+    for _ in range(5):
+        for each in clocked.recordings:
+            clocked.feed(each, 1)
+        clocked.next_tick()
+        begun.append(sum(map(bool, clocked.call(0.001))))
+    assert begun == [2, 4, 6, 7, 7]
+    assert sorted(each.slot for each in clocked.recordings) == list(range(7))
+
+
+def test_one_that_ends_before_its_turn_takes_no_slot(model, monkeypatch):
+    clocked = Clocked(model, monkeypatch, 3, seconds_to_start=0.1)
+    first, second, third = clocked.recordings
+    for each in clocked.recordings:
+        clocked.feed(each, 1)
+    clocked.next_tick()
+    assert clocked.call() == [1, 0, 0]
+    clocked.ticker.drop(second)
+    clocked.next_tick()
+    assert clocked.call()[2] and second.slot == -1 and {first.slot, third.slot} == {0, 1}
+
+
+def test_a_tick_does_not_last_for_what_others_catch_up_with(model, monkeypatch):
+    clocked = Clocked(model, monkeypatch, 2)
+    ticker, (first, second) = clocked.ticker, clocked.recordings
+    clocked.feed(first, 20)
+    clocked.feed(second, 1)
+    clocked.next_tick()
+    clocked.call()
+    before = ticker.metrics.num_ticks
+
+    # A call that catches up is no tick
+    ticker.encode(ticker.choose())
+    ticker.note_encoded()
+    ticker.note_step(ticker.num_encoded, is_idle=False)
+    assert ticker.metrics.num_ticks == before
+
+    # Nor does one end in a step that began before it was encoded, or last until all have caught up
+    clocked.feed(second, 1)
+    clocked.next_tick()
+    earlier = ticker.num_encoded
+    ticker.encode(ticker.choose())
+    ticker.note_encoded()
+    clocked.now += 0.02
+    ticker.note_step(earlier, is_idle=False)
+    assert ticker.metrics.num_ticks == before
+    ticker.note_step(ticker.num_encoded, is_idle=False)
+    assert ticker.metrics.num_ticks == before + 1
+    assert ticker.metrics.seconds[-1] == pytest.approx(0.02)

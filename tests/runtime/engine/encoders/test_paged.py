@@ -7,14 +7,17 @@ import pytest
 from conftest import copy_artifact
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.devices import Imitation
 from support.live import Feeder, Streams, alone, errors, start_of
 from support.paged import PagingImitation, module_session
 from support.recordings import babble, transcriber_on
 
 from voxtral_onnx import Engine, Transcriber
 from voxtral_onnx.errors import ArtifactError, DeviceError
+from voxtral_onnx.runtime.device import base
 from voxtral_onnx.runtime.device.cuda import Cuda
 from voxtral_onnx.runtime.device.pages import PAGE_ROWS
+from voxtral_onnx.runtime.engine.encoders.batched import BatchedEncoder
 from voxtral_onnx.runtime.engine.encoders.live_encoder import open_live_encoder, open_paged_graph
 from voxtral_onnx.runtime.engine.encoders.paged import PagedEncoder
 from voxtral_onnx.runtime.engine.encoders.per_slot import EncoderPerSlot
@@ -133,6 +136,25 @@ def test_a_float32_model_has_no_such_graph_and_it_is_said(model):
     open_live_encoder(model, 2, start_of(model), notes)
     with pytest.raises(DeviceError, match="without the graph for several"):
         open_paged_graph(model)
+
+
+@pytest.mark.parametrize("what", ["old", "no kernel"])
+def test_why_there_are_no_pages_is_said(tiny_artifact, monkeypatch, what):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        transcriber_on(Imitation(), patch, tiny_artifact, precision="fp16") as transcriber,
+    ):
+        if what == "old":
+            monkeypatch.setattr(base, "MIN_FOR_PAGES", (1, 99))
+            with pytest.raises(DeviceError, match=r"needed is 1\.99 or newer"):
+                open_paged_graph(transcriber.model)
+        else:
+            notes = list[str]()
+            found = open_live_encoder(
+                transcriber.model, 2, start_of(transcriber.model), notes, tick_tokens=2
+            )
+            # The CPU has no kernel for them, as any device may, so the other graph is taken
+            assert isinstance(found, BatchedEncoder) and not notes
 
 
 @pytest.fixture(scope="module", params=["q4f16", "fp16"])
