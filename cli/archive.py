@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UsageError, VoxtralOnnxError
 from ..escaping import quoted
-from .clusters import INSTALL, check_device, model_elsewhere
+from .clusters import check_device, model_elsewhere, to_install
 from .exit_codes import SOME_FAILED
 from .files import say_others
 from .journals import NOT_IN_JOURNAL
@@ -84,7 +84,7 @@ def transcribe_archive(
         typer.Exit: with SOME_FAILED, or the error code of the only input, if any has failed.
         VoxtralOnnxError: the run could not go on.
     """
-    with require_extra("--engine ray", INSTALL):
+    with require_extra("--engine ray", to_install("ray")):
         from ..cluster.archive import Archive, model_settings, plan_workers
         from ..cluster.hold import held
         from ..cluster.manifest import list_recordings

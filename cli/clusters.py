@@ -7,8 +7,13 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-INSTALL = "'voxtral-onnx[ray,cpu]', or [ray,gpu] on machines with CUDA"
 DEVICES = ("auto", "cpu", "cuda")
+
+
+def to_install(*extras: str) -> str:
+    """Return what to tell pip for some extras, on machines of either kind."""
+    names = ",".join(extras)
+    return f"'voxtral-onnx[{names},cpu]', or [{names},gpu] on machines with CUDA"
 
 
 def check_device(name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .clusters import INSTALL, check_device, model_elsewhere
+from .clusters import check_device, model_elsewhere, to_install
 from .packages import require_extra
 from .serving import Served, announce, name_of, request_limits
 from .terminal import info
@@ -33,7 +33,7 @@ def serve_replicas(
         VoxtralOnnxError: they cannot be started, or Ray has ended.
     """
     check_fit(asked)
-    with require_extra("--engine ray", INSTALL.replace("ray,", "ray,serve,")):
+    with require_extra("--engine ray", to_install("ray", "serve")):
         from ..cluster.serving import serve_streams
         from ..cluster.streams import Settings
 
